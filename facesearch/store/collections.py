@@ -1,0 +1,124 @@
+"""Collections: sets of faces that one model embedded and that are searched together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from facesearch.errors import ContractError, NotFoundError
+from facesearch.store.database import Database
+from facesearch.store.tables import CollectionRow, now
+from facesearch.values import ModelContract
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection as it was when read.
+
+    Attributes:
+        id: the store's id.
+        name: unique within the library.
+        contract: the model every embedding in it was made by.
+        revision: counts the writing transactions that touched it.
+    """
+
+    id: int
+    name: str
+    contract: ModelContract
+    revision: int
+
+
+def ensure(database: Database, name: str, contract: ModelContract) -> Collection:
+    """The collection of that name, created with `contract` if there is none.
+
+    Raises:
+        ContractError: it exists with another model's contract.
+    """
+    with database.write() as connection:
+        row = connection.execute(select(CollectionRow.id).where(CollectionRow.name == name)).first()
+        if row is None:
+            connection.execute(
+                insert(CollectionRow).values(
+                    name=name,
+                    model_name=contract.name,
+                    model_sha256=contract.sha256,
+                    model_preprocessing=contract.preprocessing,
+                    model_dim=contract.dim,
+                    revision=0,
+                    created_at=now(),
+                )
+            )
+    return require_contract(get(database, name), contract)
+
+
+def require_contract(collection: Collection, contract: ModelContract) -> Collection:
+    """`collection`, if its vectors are comparable with those of `contract`.
+
+    Raises:
+        ContractError: they are not.
+    """
+    if collection.contract.key != contract.key:
+        raise ContractError(
+            f"collection '{collection.name}' holds embeddings of model '{collection.contract.name}'"
+            f" ({collection.contract.sha256[:12]}), not of '{contract.name}'"
+            f" ({contract.sha256[:12]}): choose that model (--model {collection.contract.name}),"
+            " or ingest the photos again into a new collection (--collection NAME)"
+        )
+    return collection
+
+
+def get(database: Database, name: str) -> Collection:
+    """The collection of that name.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    with database.read() as connection:
+        row = connection.execute(_SELECT.where(CollectionRow.name == name)).first()
+    if row is None:
+        known = ", ".join(c.name for c in every(database)) or "none yet"
+        raise NotFoundError(f"no collection '{name}' (there are: {known}); ingest photos first")
+    return _value(row)
+
+
+def every(database: Database) -> list[Collection]:
+    """All collections, by name."""
+    with database.read() as connection:
+        return [_value(row) for row in connection.execute(_SELECT.order_by(CollectionRow.name))]
+
+
+def revision(database: Database, collection_id: int) -> int:
+    """The collection's current revision."""
+    with database.read() as connection:
+        return connection.execute(
+            select(CollectionRow.revision).where(CollectionRow.id == collection_id)
+        ).scalar_one()
+
+
+def bump(connection: Connection, collection_id: int) -> int:
+    """Take the collection's next revision; other writers of it wait until this one commits."""
+    return connection.execute(
+        update(CollectionRow)
+        .where(CollectionRow.id == collection_id)
+        .values(revision=CollectionRow.revision + 1)
+        .returning(CollectionRow.revision)
+    ).scalar_one()
+
+
+_SELECT = select(
+    CollectionRow.id,
+    CollectionRow.name,
+    CollectionRow.model_name,
+    CollectionRow.model_sha256,
+    CollectionRow.model_preprocessing,
+    CollectionRow.model_dim,
+    CollectionRow.revision,
+)
+
+
+def _value(row: Row[int, str, str, str, str, int, int]) -> Collection:
+    id_, name, model, sha256, preprocessing, dim, rev = row
+    return Collection(id_, name, ModelContract(model, sha256, preprocessing, dim), rev)

@@ -1,0 +1,227 @@
+"""The connection: opening, transactions, schema versions, and what goes wrong with them.
+
+Only this file turns SQLAlchemy's exceptions into ours.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from facesearch.errors import (
+    DiskFullError,
+    LibraryError,
+    SchemaError,
+    StoreError,
+    UsageError,
+)
+from facesearch.store.tables import SCHEMA_HEAD, LibraryRow, now
+
+BUSY_TIMEOUT_S = 60.0
+"""How long a SQLite writer waits for another process's transaction."""
+
+
+class Database:
+    """An open database. Share one between threads; connections are pooled.
+
+    Args:
+        url: SQLAlchemy URL; "sqlite:///..." or "postgresql+psycopg://...".
+
+    Raises:
+        UsageError: not a URL, or its driver is not installed.
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        try:
+            self.url: URL = make_url(url)
+            self.engine: Engine = create_engine(self.url, pool_pre_ping=not _is_sqlite(self.url))
+        except (ArgumentError, NoSuchModuleError) as err:
+            raise UsageError(f"store.url: {err}") from err
+        except ModuleNotFoundError as err:
+            raise UsageError(
+                f"store.url needs the driver '{err.name}': pip install 'facesearch[postgres]'"
+            ) from err
+        if _is_sqlite(self.url):
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @property
+    def where(self) -> str:
+        """The database's place without its password, for messages."""
+        return self.url.database or "" if _is_sqlite(self.url) else self.url.render_as_string()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that reads one consistent snapshot.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with self._transaction("REPEATABLE READ") as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that commits when the block ends and rolls back when it raises.
+
+        Raises:
+            StoreError, LibraryError, DiskFullError: nothing of the block was stored.
+        """
+        with self._transaction("READ COMMITTED", facesearch_write=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, isolation: str, **options: Any) -> Iterator[Connection]:
+        if not _is_sqlite(self.url):
+            options["isolation_level"] = isolation
+        try:
+            with (
+                self.engine.connect().execution_options(**options) as connection,
+                connection.begin(),
+            ):
+                yield connection
+        except SQLAlchemyError as err:
+            raise _translate(err, self.where) from err
+
+    def require_file(self) -> None:
+        """Check that a SQLite database exists, since connecting would create an empty one.
+
+        Raises:
+            StoreError: it does not.
+        """
+        if _is_sqlite(self.url) and not Path(self.where).is_file():
+            raise StoreError(
+                f"{self.where}: no database; restore it from a backup or run 'facesearch init'"
+            )
+
+    def version(self) -> str | None:
+        """The schema revision the database is at; None for an empty database.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with self.read() as connection:
+            if not self.engine.dialect.has_table(connection, "alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+    def check(self) -> None:
+        """Check that the database is there and its schema is this program's.
+
+        Raises:
+            StoreError: missing or unreadable.
+            SchemaError: older or newer than this program.
+        """
+        self.require_file()
+        found = self.version()
+        if found == SCHEMA_HEAD:
+            return
+        if found is None:
+            raise SchemaError(f"{self.where}: not a facesearch database; run 'facesearch init'")
+        if found < SCHEMA_HEAD:
+            raise SchemaError(
+                f"{self.where}: schema {found} is older than this program's {SCHEMA_HEAD}; "
+                "run 'facesearch db upgrade'"
+            )
+        raise SchemaError(
+            f"{self.where}: schema {found} is newer than this program's {SCHEMA_HEAD}; "
+            "upgrade facesearch"
+        )
+
+    def library_uuid(self) -> str:
+        """The id of the library, made by `ensure_library`."""
+        with self.read() as connection:
+            return connection.execute(select(LibraryRow.uuid)).scalar_one()
+
+    def ensure_library(self) -> str:
+        """The id of the library, given to it on first use."""
+        with self.write() as connection:
+            found = connection.execute(select(LibraryRow.uuid)).scalar()
+            if found is None:
+                found = str(uuid.uuid4())
+                connection.execute(insert(LibraryRow).values(uuid=found, created_at=now()))
+            return found
+
+    def scrub(self) -> None:
+        """Make deleted rows unreadable in the files: truncate SQLite's write-ahead log.
+
+        Deleted content is already overwritten with zeros in the database file (`secure_delete`).
+        On Postgres, VACUUM does this in its own time.
+        """
+        if _is_sqlite(self.url):
+            try:
+                with self.engine.connect() as connection:
+                    # outside a transaction, where SQLite allows it
+                    cursor = connection.connection.cursor()
+                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    cursor.close()
+            except (SQLAlchemyError, sqlite3.Error) as err:
+                raise StoreError(f"{self.where}: cannot truncate the log: {err}") from err
+
+    def integrity(self) -> str:
+        """What a quick check of SQLite finds damaged; "ok" if nothing, or if it is not SQLite."""
+        if not _is_sqlite(self.url):
+            return "ok"
+        with self.read() as connection:
+            return str(connection.execute(text("PRAGMA quick_check(5)")).scalar())
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file, whatever characters its path holds."""
+    return URL.create("sqlite", database=str(path))
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _configure_sqlite(raw: sqlite3.Connection, _record: object) -> None:
+    raw.isolation_level = None  # transactions begin where we say, not where the driver guesses
+    raw.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "secure_delete = ON",
+        "temp_store = MEMORY",
+    ):
+        raw.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("facesearch_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _translate(err: SQLAlchemyError, where: str) -> Exception:
+    """Our error for one of SQLAlchemy's; one line, and what to do."""
+    cause = err.orig if isinstance(err, DBAPIError) else err
+    message = " ".join(str(cause).split())
+    lower = message.lower()
+    if "disk is full" in lower or "no space left" in lower:
+        return DiskFullError(f"{where}: no space left; free some and run the same command again")
+    if "readonly" in lower or "read-only" in lower:
+        return LibraryError(f"{where}: the database or its directory is read-only")
+    if "not a database" in lower or "malformed" in lower or "disk image" in lower:
+        return StoreError(
+            f"{where}: the database is damaged ({message}); restore it from a backup "
+            "(the index can be rebuilt from it, not it from the index)"
+        )
+    if "database is locked" in lower:
+        return StoreError(
+            f"{where}: another process has held the database for {BUSY_TIMEOUT_S:.0f} s"
+        )
+    if "unable to open" in lower:
+        return LibraryError(f"{where}: the database cannot be opened (permissions?)")
+    return StoreError(f"{where}: {message}")

@@ -1,0 +1,305 @@
+"""The ledger: which files were seen, what became of each, and the faces found in them.
+
+A batch of outcomes is one transaction: a file is recorded together with its photo and faces or not
+at all, so that a process killed at any instant leaves nothing half-written and a second run picks
+up exactly the files that are not yet recorded.
+
+Batches are of a few hundred files; callers that have more call more often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection as SizedIterable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from facesearch.errors import Reason
+from facesearch.store.collections import Collection, bump
+from facesearch.store.database import Database
+from facesearch.store.paths import from_text, to_text
+from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, now
+from facesearch.values import Detections, Embeddings, Failure
+
+DONE, NO_FACE, FAILED, ERASED = "done", "no_face", "failed", "erased"
+"""States of a file. Erased: a face in it was deleted; only enrolling it anew reads it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """A file as the file system shows it: a change of size or time means new content.
+
+    Attributes:
+        path: absolute path.
+        size: bytes.
+        mtime_ns: modification time, nanoseconds since the epoch.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A file that was read, with every face in it.
+
+    Attributes:
+        file: the file.
+        sha256: hex digest of its bytes.
+        size: (width, height) of the upright photo in pixels.
+        detections: N faces; their order becomes their ordinal.
+        embeddings: of the same N faces.
+    """
+
+    file: FileStamp
+    sha256: str
+    size: tuple[int, int]
+    detections: Detections
+    embeddings: Embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A file whose bytes the collection already holds."""
+
+    file: FileStamp
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A file that could not be processed."""
+
+    file: FileStamp
+    reason: Reason
+    detail: str
+
+
+Outcome = Extracted | Duplicate | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger says of a file: how it was stamped, what became of it, and why."""
+
+    stamp: FileStamp
+    state: str
+    reason: str | None
+
+
+def known(
+    database: Database, collection: Collection, paths: SizedIterable[str]
+) -> dict[str, Known]:
+    """What the ledger says of those of `paths` that it has, by path."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(
+                FileRow.path, FileRow.size, FileRow.mtime_ns, FileRow.state, FileRow.reason
+            ).where(
+                FileRow.collection_id == collection.id, FileRow.path.in_([*map(to_text, paths)])
+            )
+        )
+        found = (
+            Known(FileStamp(from_text(path), size, mtime_ns), state, reason)
+            for path, size, mtime_ns, state, reason in rows
+        )
+        return {file.stamp.path: file for file in found}
+
+
+def photos_by_sha256(
+    database: Database, collection: Collection, digests: SizedIterable[str]
+) -> set[str]:
+    """Those of the digests whose photo the collection already holds."""
+    with database.read() as connection:
+        return set(_photo_ids(connection, collection.id, digests))
+
+
+def record(database: Database, collection: Collection, outcomes: Sequence[Outcome]) -> int:
+    """Store a batch of outcomes in one transaction; a file seen before is brought up to date.
+
+    A photo that the collection already holds is linked, and only those of its faces are added that
+    are not there: none if another process stored it meanwhile, those erased if it is enrolled anew.
+
+    Returns:
+        The number of faces added.
+
+    Raises:
+        StoreError, LibraryError, DiskFullError: nothing of the batch was stored.
+    """
+    if not outcomes:
+        return 0
+    with database.write() as connection:
+        revision = bump(connection, collection.id)
+        read = {o.sha256: o for o in outcomes if isinstance(o, Extracted)}
+        digests = {o.sha256 for o in outcomes if not isinstance(o, Failed)}
+        photo_ids = _photo_ids(connection, collection.id, digests)
+        new = [o for digest, o in read.items() if digest not in photo_ids]
+        photo_ids |= _insert_photos(connection, collection.id, new)
+        stored = _stored_faces(connection, photo_ids.values())
+        rows = [
+            row | {"collection_id": collection.id, "photo_id": photo_ids[digest]}
+            for digest, o in read.items()
+            for row in _face_rows(o, revision)
+            if (photo_ids[digest], row["ordinal"]) not in stored
+        ]
+        if rows:
+            connection.execute(insert(FaceRow), rows)
+        with_faces = {photo for photo, _ in stored} | {row["photo_id"] for row in rows}
+        _write_files(connection, collection.id, outcomes, photo_ids, with_faces)
+        return len(rows)
+
+
+def failures(database: Database, collection: Collection | None = None) -> Iterator[Failure]:
+    """Every file that could not be processed, by path."""
+    query = select(FileRow.path, FileRow.reason, FileRow.detail, FileRow.attempts).where(
+        FileRow.state == FAILED
+    )
+    if collection is not None:
+        query = query.where(FileRow.collection_id == collection.id)
+    with database.read() as connection:
+        for path, reason, detail, attempts in connection.execute(query.order_by(FileRow.path)):
+            yield Failure(from_text(path), reason or "", detail or "", attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much a collection, or a whole library, holds."""
+
+    photos: int
+    files: int
+    faces: int
+    enrolled_faces: int
+    identities: int
+    no_face: int
+    failures: int
+
+
+def _photo_ids(
+    connection: Connection, collection_id: int, digests: SizedIterable[str]
+) -> dict[str, int]:
+    if not digests:
+        return {}
+    rows = connection.execute(
+        select(PhotoRow.sha256, PhotoRow.id).where(
+            PhotoRow.collection_id == collection_id, PhotoRow.sha256.in_(digests)
+        )
+    )
+    return {digest: photo_id for digest, photo_id in rows}
+
+
+def _insert_photos(
+    connection: Connection, collection_id: int, new: Sequence[Extracted]
+) -> dict[str, int]:
+    if not new:
+        return {}
+    rows = connection.execute(
+        insert(PhotoRow).returning(PhotoRow.sha256, PhotoRow.id),
+        [
+            {
+                "collection_id": collection_id,
+                "sha256": o.sha256,
+                "width": o.size[0],
+                "height": o.size[1],
+                "created_at": now(),
+            }
+            for o in new
+        ],
+    )
+    return {digest: photo_id for digest, photo_id in rows}
+
+
+def _face_rows(o: Extracted, revision: int) -> list[dict[str, Any]]:
+    vectors = o.embeddings.vectors.astype("<f2")
+    landmarks = o.detections.landmarks.astype("<f4")
+    return [
+        {
+            "ordinal": i,
+            **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
+            "landmarks": landmarks[i].tobytes(),
+            "score": float(o.detections.scores[i]),
+            "quality": float(o.embeddings.quality[i]),
+            "embedding": vectors[i].tobytes(),
+            "identity_id": None,
+            "changed": revision,
+        }
+        for i, box in enumerate(o.detections.boxes.tolist())
+    ]
+
+
+def _stored_faces(connection: Connection, photo_ids: SizedIterable[int]) -> set[tuple[int, int]]:
+    """(photo id, ordinal) of every face stored of these photos."""
+    if not photo_ids:
+        return set()
+    rows = connection.execute(
+        select(FaceRow.photo_id, FaceRow.ordinal).where(FaceRow.photo_id.in_(photo_ids))
+    )
+    return {(photo_id, ordinal) for photo_id, ordinal in rows}
+
+
+def _write_files(
+    connection: Connection,
+    collection_id: int,
+    outcomes: Sequence[Outcome],
+    photo_ids: dict[str, int],
+    with_faces: set[int],
+) -> None:
+    latest = {to_text(o.file.path): o for o in outcomes}
+    before = {
+        path: (id_, attempts)
+        for path, id_, attempts in connection.execute(
+            select(FileRow.path, FileRow.id, FileRow.attempts).where(
+                FileRow.collection_id == collection_id, FileRow.path.in_(latest)
+            )
+        )
+    }
+    added, changed = [], []
+    for path, o in latest.items():
+        photo_id = None if isinstance(o, Failed) else photo_ids[o.sha256]
+        row = {
+            "size": o.file.size,
+            "mtime_ns": o.file.mtime_ns,
+            "state": FAILED if photo_id is None else DONE if photo_id in with_faces else NO_FACE,
+            "reason": o.reason.value if isinstance(o, Failed) else None,
+            "detail": to_text(o.detail) if isinstance(o, Failed) else None,
+            "photo_id": photo_id,
+            "updated_at": now(),
+        }
+        if path in before:
+            id_, attempts = before[path]
+            changed.append(row | {"row_id": id_, "attempts": attempts + 1})
+        else:
+            added.append(row | {"collection_id": collection_id, "path": path, "attempts": 1})
+    if added:
+        connection.execute(insert(FileRow), added)
+    if changed:
+        columns = [key for key in changed[0] if key != "row_id"]
+        connection.execute(
+            update(FileRow)
+            .where(FileRow.id == bindparam("row_id"))
+            .values({key: bindparam(key) for key in columns}),
+            changed,
+        )
+
+
+def counts(database: Database, collection: Collection | None = None) -> Counts:
+    """How much the collection holds, or every collection together."""
+
+    def count(connection: Connection, table: type, *conditions: object) -> int:
+        query = select(func.count()).select_from(table)
+        if collection is not None:
+            query = query.where(table.collection_id == collection.id)  # type: ignore[attr-defined]
+        return connection.execute(query.where(*conditions)).scalar_one()  # type: ignore[arg-type]
+
+    with database.read() as connection:
+        return Counts(
+            photos=count(connection, PhotoRow),
+            files=count(connection, FileRow),
+            faces=count(connection, FaceRow),
+            enrolled_faces=count(connection, FaceRow, FaceRow.identity_id.is_not(None)),
+            identities=count(connection, IdentityRow),
+            no_face=count(connection, FileRow, FileRow.state == NO_FACE),
+            failures=count(connection, FileRow, FileRow.state == FAILED),
+        )

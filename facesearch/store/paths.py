@@ -1,0 +1,29 @@
+"""File paths as text that any database can hold, and back."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+_RAW = "raw:"
+
+
+def to_text(path: str) -> str:
+    """A path as valid UTF-8 text.
+
+    Paths that are not valid UTF-8 (Python holds them with surrogate escapes) become "raw:" and the
+    percent-encoded bytes; every other path stands as it is. Absolute paths never begin with "raw:",
+    so `from_text` always knows.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return _RAW + quote_from_bytes(os.fsencode(path))
+    return path
+
+
+def from_text(text: str) -> str:
+    """The path that `to_text` was given."""
+    if text.startswith(_RAW):
+        return os.fsdecode(unquote_to_bytes(text[len(_RAW) :]))
+    return text

@@ -1,0 +1,170 @@
+"""The tables. Every column that holds bytes is little-endian.
+
+Revisions: each collection has a counter that every writing transaction increases first, which
+serialises the writers of a collection and makes revisions commit in order. Faces carry the revision
+that last touched them, removals the one that took them away, so that "everything since revision r"
+is two range scans and no reader can miss a row.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from facesearch.values import JSONValue
+
+SCHEMA_HEAD = "0001"
+"""Revision of `migrations/versions` that these tables describe."""
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def now() -> datetime:
+    """The current time, UTC."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """Declarative base; constraint names are fixed so that migrations can refer to them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class LibraryRow(Base):
+    """One row: which library this database is. Index generations name it, so none is mixed up."""
+
+    __tablename__ = "library"
+    uuid: Mapped[str] = mapped_column(String(36), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+
+
+class CollectionRow(Base):
+    """A set of faces embedded by one model, searched together."""
+
+    __tablename__ = "collections"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    model_name: Mapped[str] = mapped_column(String(200))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    model_preprocessing: Mapped[str] = mapped_column(Text)
+    model_dim: Mapped[int] = mapped_column(Integer)
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+
+
+class PhotoRow(Base):
+    """A photo by its bytes: one row however many files hold the same bytes."""
+
+    __tablename__ = "photos"
+    __table_args__ = (UniqueConstraint("collection_id", "sha256"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+
+
+class FileRow(Base):
+    """The ledger: one row a file, with what became of it."""
+
+    __tablename__ = "files"
+    __table_args__ = (
+        UniqueConstraint("collection_id", "path"),
+        Index(None, "collection_id", "state"),
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    path: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(16))
+    """A state of `ledger`: "done", "no_face", "failed", "erased"."""
+    reason: Mapped[str | None] = mapped_column(String(32))
+    detail: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer, default=1)
+    photo_id: Mapped[int | None] = mapped_column(
+        ForeignKey("photos.id", ondelete="SET NULL"), index=True
+    )
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+
+
+class IdentityRow(Base):
+    """An enrolled person: found by external id where there is one, else by name."""
+
+    __tablename__ = "identities"
+    __table_args__ = (
+        UniqueConstraint("collection_id", "external_id"),
+        Index(None, "collection_id", "name"),
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Text)
+    external_id: Mapped[str | None] = mapped_column(String(200))
+    details: Mapped[dict[str, JSONValue]] = mapped_column("metadata", JSON, default=dict)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+
+
+class FaceRow(Base):
+    """One face of one photo. Its vector never changes and its id is never used again."""
+
+    __tablename__ = "faces"
+    __table_args__ = (
+        UniqueConstraint("photo_id", "ordinal"),
+        Index(None, "collection_id", "changed"),
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    photo_id: Mapped[int] = mapped_column(ForeignKey("photos.id", ondelete="CASCADE"))
+    ordinal: Mapped[int] = mapped_column(Integer)
+    """Place among the photo's faces, most confident first, from 0."""
+    x1: Mapped[float] = mapped_column(Float)
+    y1: Mapped[float] = mapped_column(Float)
+    x2: Mapped[float] = mapped_column(Float)
+    y2: Mapped[float] = mapped_column(Float)
+    landmarks: Mapped[bytes] = mapped_column(LargeBinary)
+    """Five (x, y) pairs, float32."""
+    score: Mapped[float] = mapped_column(Float)
+    quality: Mapped[float] = mapped_column(Float)
+    embedding: Mapped[bytes] = mapped_column(LargeBinary)
+    """D float16, unit length before rounding."""
+    identity_id: Mapped[int | None] = mapped_column(
+        ForeignKey("identities.id", ondelete="SET NULL"), index=True
+    )
+    changed: Mapped[int] = mapped_column(BigInteger)
+    """The collection's revision that last touched this row."""
+
+
+class RemovalRow(Base):
+    """A face that is gone: its id and nothing else, kept so that every reader masks it."""
+
+    __tablename__ = "removals"
+    __table_args__ = (Index(None, "collection_id", "revision"),)
+    face_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    revision: Mapped[int] = mapped_column(BigInteger)

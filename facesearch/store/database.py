@@ -90,13 +90,17 @@ class Database:
         except SQLAlchemyError as err:
             raise _translate(err, self.where) from err
 
+    def exists(self) -> bool:
+        """Whether a SQLite database's file is there; True for other databases."""
+        return not _is_sqlite(self.url) or Path(self.where).is_file()
+
     def require_file(self) -> None:
         """Check that a SQLite database exists, since connecting would create an empty one.
 
         Raises:
             StoreError: it does not.
         """
-        if _is_sqlite(self.url) and not Path(self.where).is_file():
+        if not self.exists():
             raise StoreError(
                 f"{self.where}: no database; restore it from a backup or run 'facesearch init'"
             )

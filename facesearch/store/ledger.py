@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from facesearch.errors import Reason
 from facesearch.store.collections import Collection, bump
@@ -109,12 +109,21 @@ def known(
         return {file.stamp.path: file for file in found}
 
 
-def photos_by_sha256(
-    database: Database, collection: Collection, digests: SizedIterable[str]
-) -> set[str]:
-    """Those of the digests whose photo the collection already holds."""
+def is_stored(database: Database, collection: Collection, sha256: str, *, whole: bool) -> bool:
+    """Whether the collection holds the photo of these bytes.
+
+    Args:
+        database: the store.
+        collection: where to look.
+        sha256: hex digest of the bytes.
+        whole: a photo of which a face was erased does not count.
+    """
     with database.read() as connection:
-        return set(_photo_ids(connection, collection.id, digests))
+        photo_id = _photo_ids(connection, collection.id, [sha256]).get(sha256)
+        if photo_id is None or not whole:
+            return photo_id is not None
+        erased = select(FileRow.id).where(FileRow.photo_id == photo_id, FileRow.state == ERASED)
+        return connection.execute(erased.limit(1)).first() is None
 
 
 def record(database: Database, collection: Collection, outcomes: Sequence[Outcome]) -> int:
@@ -162,6 +171,28 @@ def failures(database: Database, collection: Collection | None = None) -> Iterat
     with database.read() as connection:
         for path, reason, detail, attempts in connection.execute(query.order_by(FileRow.path)):
             yield Failure(from_text(path), reason or "", detail or "", attempts)
+
+
+def forget_unreachable(
+    database: Database, collection: Collection, sources: SizedIterable[str]
+) -> None:
+    """Drop failures to reach things at or under `sources` (absolute paths) before a new walk.
+
+    The walk records anew what still cannot be reached; what is reachable again, or no longer there,
+    must not stay listed.
+    """
+    roots = tuple(source.rstrip("/") + "/" for source in sources)
+    with database.write() as connection:
+        rows = connection.execute(
+            select(FileRow.id, FileRow.path).where(
+                FileRow.collection_id == collection.id,
+                FileRow.state == FAILED,
+                FileRow.reason.in_([Reason.MISSING.value, Reason.UNREADABLE.value]),
+            )
+        ).all()
+        for row_id, path in rows:
+            if (from_text(path) + "/").startswith(roots):
+                connection.execute(delete(FileRow).where(FileRow.id == row_id))
 
 
 @dataclass(frozen=True, slots=True)

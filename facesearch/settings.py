@@ -60,8 +60,6 @@ class EmbedSpec:
         model: registry name; pinned by a collection when it is created.
         device: "auto", "cuda" (or "cuda:1"), "mps" or "cpu". A missing device is an error.
         precision: "auto" picks the fastest that keeps accuracy on the device; "fp32" forces it.
-        compile: "auto" compiles the network for long jobs where a compiler is found; "never" does
-            not.
         threads: CPU threads; 0 for all cores.
         batch: faces a batch; 0 to size it to the device.
     """
@@ -69,7 +67,6 @@ class EmbedSpec:
     model: str = "sface"
     device: str = "auto"
     precision: Literal["auto", "fp32"] = "auto"
-    compile: Literal["auto", "never"] = "auto"
     threads: int = 0
     batch: int = 0
 

@@ -1,6 +1,7 @@
 """Alembic's entry: runs the migrations on the connection that `facesearch.store.migrate` passes."""
 
 from alembic import context
+
 from facesearch.store.tables import Base
 
 context.configure(

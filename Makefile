@@ -1,0 +1,41 @@
+# The two commands that matter: `make demo` and `make test`. Both set everything up first.
+#
+# Variables: PYTHON (interpreter to build .venv with; default: the first python3 that is 3.11 or
+# newer), VENV (.venv), TORCH (auto, cpu or cuda: see .ci/setup.sh), PYTEST_ARGS.
+VENV ?= .venv
+BIN  := $(VENV)/bin
+export VENV PYTHON TORCH
+export FACESEARCH_EVAL_DATA ?= $(wildcard $(CURDIR)/../shared/data)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench lock clean
+
+help:   ## show this
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(VENV)/.ready  ## create .venv with everything (system libraries too, where allowed)
+
+$(VENV)/.ready: requirements.lock pyproject.toml .ci/setup.sh
+	@bash .ci/setup.sh
+	@touch $@
+
+demo: setup     ## ingest, enrol and identify on the bundled photos; writes demo-out/
+	$(BIN)/facesearch demo --output demo-out
+
+test: setup     ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup     ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup    ## run the benchmarks (quiet machine, half an hour); records in benchmarks/records/
+	$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.run
+
+lock:           ## rewrite requirements.lock with the newest versions that pyproject.toml allows
+	@bash .ci/lock.sh
+
+clean:          ## remove what setup, demo and tests made
+	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

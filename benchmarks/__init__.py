@@ -1,0 +1,1 @@
+"""Benchmarks: a recipe in, a raw record out (`records/`), reports derived from it."""

@@ -1,0 +1,1 @@
+"""The command line: parse, call the engine, print. stdout is data, stderr is talk."""

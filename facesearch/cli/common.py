@@ -1,0 +1,196 @@
+"""What every command shares: options, where the library is, how results are printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from facesearch.errors import UsageError
+from facesearch.store.paths import to_text
+from facesearch.values import Failure, JSONValue
+
+if TYPE_CHECKING:
+    from facesearch.engine import Engine
+    from facesearch.ingest.worker import Report
+
+EXIT_PARTIAL = 3
+"""The command did its work, but some photos could not be processed."""
+
+Library = Annotated[
+    Path | None,
+    typer.Option(
+        "--library",
+        "-L",
+        help="Library directory.  [default: $FACESEARCH_LIBRARY, else your data directory]",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+CollectionName = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or mps; one that is missing is an error.  [default: auto]",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Model of a new collection; see 'models list'.  [default: sface]"),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", metavar="KEY=VALUE", help="Only identities with this metadata; repeatable."
+    ),
+]
+
+
+@dataclasses.dataclass(slots=True)
+class Globals:
+    """Options given before the command; those after it take precedence."""
+
+    library: Path | None = None
+    json: bool = False
+
+
+GLOBALS = Globals()
+
+
+def library_path(given: Path | None) -> Path:
+    """The library directory meant: option, environment, else the user's data directory."""
+    if chosen := given or GLOBALS.library:
+        return chosen
+    if from_env := os.environ.get("FACESEARCH_LIBRARY"):
+        return Path(from_env)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("facesearch")) / "library"
+
+
+def open_engine(library: Path | None, **overrides: Any) -> Engine:
+    """The engine of the library meant, with options as `section_key=value`."""
+    from facesearch.engine import Engine
+
+    return Engine.open(library_path(library), **overrides)
+
+
+def wants_json(given: bool) -> bool:
+    """Whether JSON was asked for, before or after the command."""
+    return given or GLOBALS.json
+
+
+def emit(value: object) -> None:
+    """Print a value as one JSON document."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """Talk for the user, on stderr."""
+    typer.echo(printable(text), err=True)
+
+
+def tell(text: str) -> None:
+    """A line of result, on stdout."""
+    typer.echo(printable(text))
+
+
+def printable(text: str) -> str:
+    """Text that any terminal can print on one line: controls and invalid bytes escaped."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        for c in text.encode("utf-8", "backslashreplace").decode()
+    )
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table for people, on stdout."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(printable(str(cell))) for cell in row))
+    Console(soft_wrap=not sys.stdout.isatty()).print(grid)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON types: dataclasses as objects, arrays as lists, paths as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, str | Path):
+        return to_text(str(value))
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def parse_where(pairs: Sequence[str] | None) -> dict[str, JSONValue]:
+    """`KEY=VALUE` pairs as a metadata filter; values that are JSON are taken as JSON.
+
+    Raises:
+        UsageError: a pair has no "=".
+    """
+    parsed: dict[str, JSONValue] = {}
+    for pair in pairs or ():
+        key, found, text = pair.partition("=")
+        if not found or not key:
+            raise UsageError(f"'{pair}': expected KEY=VALUE")
+        try:
+            parsed[key] = json.loads(text)
+        except json.JSONDecodeError:
+            parsed[key] = text
+    return parsed
+
+
+def summary(report: Report) -> str:
+    """What an ingestion did, in a line or two."""
+    rate = report.files / report.seconds if report.seconds else 0.0
+    parts = [
+        f"{report.files} files: {report.photos} photos added with {report.faces} faces",
+        f"{report.unchanged} already done",
+        f"{report.duplicates} duplicates",
+        f"{report.no_face} without a face",
+        f"{report.failed} failed",
+    ]
+    if report.failed_before:
+        parts.append(f"{report.failed_before} failed earlier (--retry-failed tries them again)")
+    line = ", ".join(parts) + f" in {report.seconds:.1f} s ({rate:.0f} files/s)"
+    if report.ignored:
+        kinds = ", ".join(
+            f"{n} {suffix or 'without suffix'}" for suffix, n in report.ignored.items()
+        )
+        line += f"\npassed over, not photos: {kinds}"
+    return line
+
+
+def say_failure(failure: Failure) -> None:
+    """What was not processed and why, on one line."""
+    line = f"  {failure.path}: {failure.detail} [{failure.reason}]"
+    say(line.replace("\n", "\\n"))
+
+
+def say_failures(report: Report, limit: int = 20) -> None:
+    """The first failures, a line each, and where the rest are."""
+    for failure in report.failures[:limit]:
+        say_failure(failure)
+    if report.failed > limit:
+        say(f"  ... and {report.failed - limit} more: facesearch failures")

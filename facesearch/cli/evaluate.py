@@ -1,0 +1,49 @@
+"""Commands that measure: bench."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facesearch.cli import common
+from facesearch.cli.common import Device, Json, emit, say
+
+app = typer.Typer(help="Measure accuracy on labelled photos.")
+
+
+@app.command("lfw")
+def lfw(
+    root: Annotated[Path, typer.Argument(help="Folder with photos/ and protocol/*.csv.")],
+    model: common.Model = None,
+    device: Device = None,
+    precision: Annotated[str | None, typer.Option(help="auto or fp32.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Verification and open-set identification by an LFW-style protocol, in a new library."""
+    from facesearch.engine import Engine
+    from facesearch.evaluate.lfw import as_json, bench_lfw
+
+    with tempfile.TemporaryDirectory(prefix="facesearch-lfw-") as folder:
+        overrides = {"embed_model": model, "embed_device": device, "embed_precision": precision}
+        with Engine.create(Path(folder), **overrides) as engine:
+            result = bench_lfw(root, engine, say)
+    if common.wants_json(json):
+        emit(as_json(result))
+        return
+    v, o = result.verification, result.open_set
+    common.table(
+        f"{root}: {result.photos} photos in {result.seconds:.0f} s",
+        ["measure", "value"],
+        [
+            ("verification accuracy", f"{v.accuracy:.4f} +- {v.standard_error:.4f}"),
+            (f"rank-1 (gallery {o.scores.gallery})", f"{o.rank1:.4f}"),
+            *(
+                (f"TPIR at FPIR {p.target:.0%}", f"{p.tpir:.4f} (threshold {p.threshold:.3f})")
+                for p in o.points
+            ),
+            ("photos without a face", result.no_face),
+        ],
+    )

@@ -1,0 +1,117 @@
+"""Commands that ask: identify, search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facesearch.cli import common
+from facesearch.cli.common import Device, Json, Library, Where, emit, say, tell
+from facesearch.store.collections import DEFAULT
+from facesearch.values import Decision
+
+if TYPE_CHECKING:
+    from facesearch.engine import Engine
+    from facesearch.identify.decide import Identification
+
+Top = Annotated[int | None, typer.Option("--top", "-k", min=1, help="Candidates a face.")]
+
+
+def identify(
+    photo: Annotated[Path, typer.Argument(help="The probe photo; nothing of it is stored.")],
+    library: Library = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option("--collection", "-c", help="Collection to search; repeatable."),
+    ] = None,
+    top: Top = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=-1.0, max=1.0, help="Cosine that makes a match.  [default: measured]"),
+    ] = None,
+    fpir: Annotated[
+        float | None,
+        typer.Option(help="False-positive rate of the measured threshold.  [default: 0.01]"),
+    ] = None,
+    where: Where = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", "-o", help="Write the photo with boxes, names and scores here."),
+    ] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Who is this? Every face in the photo is answered: a match, or unknown, with candidates."""
+    with common.open_engine(library, embed_device=device) as engine:
+        answer = engine.identify(
+            photo,
+            collection or [DEFAULT],
+            top=top,
+            threshold=threshold,
+            fpir=fpir,
+            where=common.parse_where(where),
+        )
+        if picture is not None:
+            write_picture(engine, photo, answer, picture)
+    if common.wants_json(json):
+        emit(answer)
+    else:
+        show(answer)
+        if picture is not None:
+            say(f"picture written to {picture}")
+
+
+def search(
+    photo: Annotated[Path, typer.Argument(help="The probe photo; nothing of it is stored.")],
+    library: Library = None,
+    collection: common.CollectionName = DEFAULT,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Faces a probe face.")] = 20,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Find the photos whose faces resemble those in a photo, enrolled or not."""
+    with common.open_engine(library, embed_device=device) as engine:
+        answer = engine.search(photo, collection, top=top)
+    if common.wants_json(json):
+        emit({"photo": photo, "faces": answer})
+        return
+    if not answer:
+        tell("no face found")
+    for number, face in enumerate(answer):
+        rows = [
+            (f"{m.score:.3f}", m.identity.name if m.identity else "", m.face.photo)
+            for m in face.matches
+        ]
+        common.table(f"face #{number}", ["score", "enrolled as", "photo"], rows)
+
+
+def show(answer: Identification) -> None:
+    """Print an answer for people."""
+    if not answer.faces:
+        tell(f"{answer.photo}: no face found")
+        return
+    for number, face in enumerate(answer.faces):
+        x1, y1, x2, y2 = (round(v) for v in face.box)
+        verdict = face.candidates[0].name if face.decision is Decision.MATCH else "unknown"
+        rows = [
+            (rank, c.name, c.external_id or "", f"{c.score:.3f}", c.decision.value, c.photo)
+            for rank, c in enumerate(face.candidates, 1)
+        ]
+        common.table(
+            f"face #{number} at ({x1}, {y1})-({x2}, {y2}): {verdict}",
+            ["rank", "identity", "external id", "score", "decision", "best enrolled photo"],
+            rows,
+        )
+    limit = answer.faces[0].threshold
+    tell(f"threshold {limit.value:.3f} ({limit.origin}); {answer.gallery} identities searched")
+
+
+def write_picture(engine: Engine, photo: Path, answer: Identification, picture: Path) -> None:
+    """Write the annotated probe as the format that the suffix of `picture` says."""
+    from facesearch.identify.annotate import annotate, save
+    from facesearch.photos.decode import read_photo
+
+    decoded = read_photo(photo, engine.settings.photos, wanted=1600)
+    save(annotate(decoded, answer), picture)

@@ -1,0 +1,75 @@
+"""The `facesearch` command.
+
+Exit codes: 0 done; 1 it failed; 2 it was asked for wrongly; 3 done, but some photos could not be
+processed (they are listed with reasons); 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from facesearch.cli import admin, common, demo, evaluate, identify, identities, photos
+from facesearch.errors import FacesearchError
+from facesearch.version import __version__
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some photos failed, 130 stopped."
+
+app = typer.Typer(
+    name="facesearch",
+    help="Face search engine: photo archives in, 'who is this?' answered with a tuned threshold.",
+    no_args_is_help=True,
+    epilog=EPILOG,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"facesearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    library: common.Library = None,
+    json: common.Json = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that may stand before the command as well as after it."""
+    common.GLOBALS.library = library
+    common.GLOBALS.json = json
+
+
+app.command()(photos.init)
+app.command()(photos.ingest)
+app.command()(photos.enroll)
+app.command()(identify.identify)
+app.command()(identify.search)
+app.add_typer(identities.app, name="identities")
+app.command()(photos.failures)
+app.add_typer(admin.index, name="index", no_args_is_help=True)
+app.add_typer(admin.db, name="db", no_args_is_help=True)
+app.add_typer(admin.models, name="models", no_args_is_help=True)
+app.command()(admin.stats)
+app.command()(admin.doctor)
+app.add_typer(evaluate.app, name="bench", no_args_is_help=True)
+app.command()(demo.demo)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on stderr and an exit code."""
+    try:
+        app()
+    except FacesearchError as err:
+        common.say("facesearch: " + str(err).replace("\n", "\\n"))
+        sys.exit(err.exit_code)
+
+
+if __name__ == "__main__":
+    main()

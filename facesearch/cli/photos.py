@@ -1,0 +1,170 @@
+"""Commands that bring photos in: init, ingest, enroll, failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facesearch.cli import common
+from facesearch.cli.common import CollectionName, Device, Json, Library, Model, emit, say, tell
+from facesearch.errors import UsageError
+from facesearch.store.collections import DEFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from facesearch.ingest.worker import Report
+
+
+def init(library: Library = None, json: Json = False) -> None:
+    """Create a library: a directory for the database, the indexes, the models and the settings."""
+    from facesearch.engine import Engine
+
+    with Engine.create(common.library_path(library)) as engine:
+        if common.wants_json(json):
+            emit({"library": engine.root, "database": engine.database.where})
+        else:
+            tell(f"library ready at {engine.root}")
+
+
+def ingest(
+    sources: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.")],
+    library: Library = None,
+    collection: CollectionName = DEFAULT,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Try files again whose content could not be read.")
+    ] = False,
+    min_face: Annotated[
+        float | None, typer.Option(help="Smallest face kept, in pixels of the photo.")
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Find every face in photos and store it. Run it again after a crash: it goes on.
+
+    Bad files are recorded with a reason (see 'failures') and the rest goes on; then the exit code
+    is 3.
+    """
+    with common.open_engine(
+        library, embed_model=model, embed_device=device, detect_min_face=min_face
+    ) as engine:
+        try:
+            with LiveLine("ingest") as progress:
+                report = engine.ingest(
+                    sources, collection, retry_failed=retry_failed, progress=progress
+                )
+        except KeyboardInterrupt as err:
+            say("stopped; what was read is stored. Run the same command again to go on.")
+            raise typer.Exit(130) from err
+    if common.wants_json(json):
+        emit(report)
+    else:
+        tell(common.summary(report))
+        common.say_failures(report)
+    if report.failed:
+        raise typer.Exit(common.EXIT_PARTIAL)
+
+
+def enroll(
+    source: Annotated[
+        Path,
+        typer.Argument(help="Folder of folders NAME/*.jpg, a .csv or .jsonl list, or one photo."),
+    ],
+    library: Library = None,
+    collection: CollectionName = DEFAULT,
+    name: Annotated[str | None, typer.Option(help="Who the one photo shows.")] = None,
+    external_id: Annotated[str | None, typer.Option(help="Your own id of that person.")] = None,
+    meta: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Metadata; repeatable.")
+    ] = None,
+    face: Annotated[
+        int | None,
+        typer.Option(help="Which face, as 'identify' numbers them.  [default: the main one]"),
+    ] = None,
+    move: Annotated[
+        bool, typer.Option(help="Take over faces that are enrolled as somebody else.")
+    ] = False,
+    model: Model = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Enrol people from folders, from a list, or from one photo. Running it again changes nothing.
+
+    A list has the columns path and identity, and optionally external_id, metadata (JSON), face (its
+    number) or x and y (a point in the face).
+    """
+    from facesearch.ingest.enroll import Entry, FaceChoice
+    from facesearch.store.gallery import Person
+
+    single = {"--external-id": external_id, "--meta": meta, "--face": face}
+    given = [option for option, value in single.items() if value is not None]
+    if name is None and given:
+        raise UsageError(f"{given[0]} goes with one photo and --name")
+    target: Path | list[Entry] = source
+    if name is not None:
+        if source.is_dir():
+            raise UsageError(f"{source}: --name goes with one photo, not a folder")
+        person = Person(name, external_id, common.parse_where(meta))
+        target = [Entry(str(source.absolute()), person, FaceChoice(ordinal=face))]
+    with (
+        common.open_engine(library, embed_model=model, embed_device=device) as engine,
+        LiveLine("enroll") as progress,
+    ):
+        report = engine.enroll(target, collection, move=move, progress=progress)
+    if common.wants_json(json):
+        emit({**common.plain(report), "failures": common.plain(report.failures)})
+    else:
+        tell(
+            f"{report.entries} photos: {report.enrolled} faces enrolled, {report.unchanged} were "
+            f"already, {len(report.failures)} not enrolled"
+        )
+        for failure in report.failures:
+            common.say_failure(failure)
+    if report.failures:
+        raise typer.Exit(common.EXIT_PARTIAL)
+
+
+def failures(
+    library: Library = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Only this collection.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the files that could not be processed, with the reason."""
+    with common.open_engine(library) as engine:
+        found = list(engine.failures(collection))
+    if common.wants_json(json):
+        emit({"failures": found})
+    elif not found:
+        tell("no failures")
+    else:
+        rows = [(f.path, f.reason, f.detail, f.attempts) for f in found]
+        common.table("", ["file", "reason", "detail", "attempts"], rows)
+
+
+class LiveLine:
+    """A live line on a terminal's stderr; silent elsewhere."""
+
+    def __init__(self, verb: str) -> None:
+        from rich.console import Console
+
+        self.status = Console(stderr=True).status(f"{verb} ...")
+        self.verb = verb
+
+    def __enter__(self) -> Callable[[Report], None]:
+        self.status.__enter__()
+        return self.show
+
+    def __exit__(self, *error: object) -> None:
+        self.status.__exit__(None, None, None)
+
+    def show(self, report: Report) -> None:
+        """Bring the line up to date."""
+        self.status.update(
+            f"{self.verb}: {report.files} files seen, {report.photos} photos added, "
+            f"{report.faces} faces, {report.duplicates} duplicates, {report.failed} failed"
+        )

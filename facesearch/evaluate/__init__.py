@@ -1,0 +1,1 @@
+"""Evaluation: protocols read from disk, and pure metrics over scores."""

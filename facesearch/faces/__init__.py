@@ -1,0 +1,1 @@
+"""Photo to embeddings: detect, align, embed."""

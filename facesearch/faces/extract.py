@@ -1,0 +1,92 @@
+"""File bytes to aligned faces: decode, detect, align, each at the scale it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from facesearch.faces.align import SIDE, align
+from facesearch.faces.detect import Detector
+from facesearch.photos.decode import decode
+from facesearch.settings import DetectSpec, PhotoLimits
+from facesearch.values import F32, Crops, Detections
+
+CROP_PER_BOX = 1.25
+"""Side of what a crop shows over the side of YuNet's box, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """The faces of one photo.
+
+    Attributes:
+        name: path of the photo.
+        sha256: hex digest of its bytes.
+        size: (width, height) of the upright original in pixels.
+        detections: N faces, in pixels of the upright original.
+        crops: the same N faces, aligned.
+    """
+
+    name: str
+    sha256: str
+    size: tuple[int, int]
+    detections: Detections
+    crops: Crops
+
+
+class Extractor:
+    """Decode, detect, align; may be called from any number of threads.
+
+    Args:
+        detect: how faces are looked for.
+        limits: what a photo may cost.
+
+    Raises:
+        ModelError: the detector's weights are missing or damaged.
+    """
+
+    def __init__(self, detect: DetectSpec, limits: PhotoLimits) -> None:
+        self._detector = Detector(detect)
+        self._limits = limits
+
+    def __call__(self, data: bytes, name: str) -> Extraction:
+        """The faces of a photo.
+
+        A large JPEG is decoded at a reduced scale; only if a face in it has too few pixels for a
+        crop there, and the original has more, is it decoded again, at the scale that face needs.
+
+        Args:
+            data: the file.
+            name: its path, for messages.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        photo = decode(data, name, self._limits, self._detector.wanted)
+        detections = self._detector.detect(photo)
+        size = photo.original_size
+        if len(detections) and min(photo.scale) < 1.0:
+            # longer side at which the smallest face fills a crop
+            wanted = max(size) * SIDE / (CROP_PER_BOX * float(_sides(detections).min()))
+            if wanted > max(photo.pixels.shape):
+                photo = decode(data, name, self._limits, int(min(wanted, max(size))))
+        return Extraction(name, photo.sha256, size, detections, align(photo, detections))
+
+
+def principal(detections: Detections, size: tuple[int, int]) -> int:
+    """The face that a portrait is of: large and near the centre.
+
+    Args:
+        detections: N >= 1 faces.
+        size: (width, height) of the photo.
+    """
+    centres = (detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2
+    off = np.linalg.norm(centres - np.array(size, np.float32) / 2, axis=1)
+    return int(np.argmin(off - _sides(detections)))
+
+
+def _sides(detections: Detections) -> F32:
+    """(N,) side of the square as large as each box."""
+    width, height = (detections.boxes[:, 2:] - detections.boxes[:, :2]).T
+    return np.sqrt(np.maximum(width * height, 1.0), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""From nearest faces to an answer: candidates, threshold, decision."""

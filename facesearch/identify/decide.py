@@ -1,0 +1,131 @@
+"""Nearest identities and a threshold become the answer for each face of a probe photo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from facesearch.store.gallery import FaceRecord
+from facesearch.values import (
+    Candidate,
+    Decision,
+    Detections,
+    Embeddings,
+    Identity,
+    Matches,
+    ProbeFace,
+    Threshold,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """The answer for one probe photo.
+
+    Attributes:
+        photo: path or name of the probe.
+        size: (width, height) of the upright photo in pixels.
+        gallery: number of enrolled identities searched, N.
+        faces: one answer for every face found, most confident detection first; empty if the photo
+            shows none.
+        principal: which of `faces` the photo is of, by size and place; None if there is none.
+    """
+
+    photo: str
+    size: tuple[int, int]
+    gallery: int
+    faces: tuple[ProbeFace, ...]
+    principal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one collection answered for all faces of a probe, and who is meant.
+
+    Attributes:
+        collection: its name.
+        matches: best faces of distinct identities, a row a probe face.
+        identities: by id; those deleted since the search are missing.
+        faces: by id, likewise.
+    """
+
+    collection: str
+    matches: Matches
+    identities: Mapping[int, Identity]
+    faces: Mapping[int, FaceRecord]
+
+    def rows(self, rows: slice) -> Found:
+        """The part that answers some of the probe faces."""
+        m = self.matches
+        part = Matches(m.ids[rows], m.scores[rows], m.identity_ids[rows], m.counts[rows])
+        return Found(self.collection, part, self.identities, self.faces)
+
+
+def answer(
+    detections: Detections,
+    embeddings: Embeddings,
+    found: list[Found],
+    threshold: Threshold,
+    top: int,
+) -> tuple[ProbeFace, ...]:
+    """One `ProbeFace` a detection: the `top` best distinct identities of all collections.
+
+    A candidate at or above the threshold is a match; a probe face whose best candidate is not is
+    unknown, and its candidates are shown for investigation only.
+    """
+    return tuple(
+        _probe_face(detections, embeddings, row, _candidates(found, row, threshold, top), threshold)
+        for row in range(len(detections))
+    )
+
+
+def _candidates(
+    found: list[Found], row: int, threshold: Threshold, top: int
+) -> tuple[Candidate, ...]:
+    candidates = []
+    for part in found:
+        for column in range(int(part.matches.counts[row])):
+            identity = part.identities.get(int(part.matches.identity_ids[row, column]))
+            face = part.faces.get(int(part.matches.ids[row, column]))
+            if identity is None or face is None:  # erased while we were searching
+                continue
+            score = float(part.matches.scores[row, column])
+            candidates.append(
+                Candidate(
+                    collection=part.collection,
+                    identity_id=identity.id,
+                    name=identity.name,
+                    external_id=identity.external_id,
+                    metadata=identity.metadata,
+                    face_id=face.face_id,
+                    photo=face.photo,
+                    score=score,
+                    decision=Decision.MATCH if score >= threshold.value else Decision.BELOW,
+                )
+            )
+    return tuple(sorted(candidates, key=lambda c: -c.score)[:top])
+
+
+def _probe_face(
+    detections: Detections,
+    embeddings: Embeddings,
+    row: int,
+    candidates: tuple[Candidate, ...],
+    threshold: Threshold,
+) -> ProbeFace:
+    x1, y1, x2, y2 = detections.boxes[row].tolist()
+    matched = bool(candidates) and candidates[0].decision is Decision.MATCH
+    return ProbeFace(
+        box=(x1, y1, x2, y2),
+        landmarks=tuple((x, y) for x, y in detections.landmarks[row].tolist()),
+        detection_score=float(detections.scores[row]),
+        quality=float(embeddings.quality[row]),
+        decision=Decision.MATCH if matched else Decision.UNKNOWN,
+        threshold=threshold,
+        candidates=candidates,
+    )
+
+
+def fixed(value: float) -> Threshold:
+    """A threshold set by the caller."""
+    return Threshold(value, "set by the caller")

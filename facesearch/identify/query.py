@@ -1,0 +1,154 @@
+"""A query, wired: extracted faces in, candidates out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesearch.errors import PhotoError
+from facesearch.faces.embed import Embedder, embed_each
+from facesearch.faces.extract import Extraction, principal
+from facesearch.identify.decide import Found, Identification, answer
+from facesearch.index.live import LiveIndex
+from facesearch.ingest.worker import bounded_map
+from facesearch.store import gallery
+from facesearch.store.collections import Collection
+from facesearch.store.database import Database
+from facesearch.store.gallery import FaceRecord
+from facesearch.values import Failure, Identity, JSONValue, Threshold
+
+BATCH_PHOTOS = 64
+"""Probe photos embedded and searched together by `Query.stream`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceMatch:
+    """A stored face that resembles a probe face.
+
+    Attributes:
+        face: the face and its photo.
+        identity: who it is enrolled as; None if it is not.
+        score: cosine similarity.
+    """
+
+    face: FaceRecord
+    identity: Identity | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaceMatches:
+    """The stored faces most similar to one face of a probe photo, best first."""
+
+    box: tuple[float, float, float, float]
+    matches: tuple[FaceMatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to search, and how to decide.
+
+    Attributes:
+        database: the store.
+        targets: collections of one model contract, each with its index.
+        embedder: of that contract.
+        top: candidates a face.
+        threshold: gallery size N to the threshold that applies.
+        where: metadata that identities must have; empty for all.
+    """
+
+    database: Database
+    targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
+    embedder: Embedder
+    top: int
+    threshold: Callable[[int], Threshold]
+    where: Mapping[str, JSONValue]
+
+    def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
+        """The answers for these probes, searched in one batch."""
+        embedded = embed_each(self.embedder, [e.crops for e in extractions])
+        vectors = np.concatenate([e.vectors for e in embedded])
+        found, sizes = [], []
+        for collection, live in self.targets:
+            index = live()
+            allowed = self._allowed(collection)
+            matches = index.search_identities(vectors, self.top, identities=allowed)
+            identity_ids, face_ids = np.unique(matches.identity_ids), np.unique(matches.ids)
+            found.append(
+                Found(
+                    collection.name,
+                    matches,
+                    gallery.identities_by_id(
+                        self.database, collection, identity_ids[identity_ids > 0].tolist()
+                    ),
+                    gallery.faces_by_id(self.database, face_ids[face_ids > 0].tolist()),
+                )
+            )
+            sizes.append(index.enrolled(allowed))
+        threshold = self.threshold(sum(sizes))
+        answers, start = [], 0
+        for extraction, embeddings in zip(extractions, embedded, strict=True):
+            rows = slice(start, start + len(embeddings))
+            start = rows.stop
+            parts = [part.rows(rows) for part in found]
+            faces = answer(extraction.detections, embeddings, parts, threshold, self.top)
+            main = principal(extraction.detections, extraction.size) if faces else None
+            answers.append(
+                Identification(extraction.name, extraction.size, sum(sizes), faces, main)
+            )
+        return answers
+
+    def faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
+        """The most similar stored faces, enrolled or not, for each face of a probe."""
+        (embeddings,) = embed_each(self.embedder, [extraction.crops])
+        ((collection, live),) = self.targets
+        matches = live().search(embeddings.vectors, self.top)
+        records = gallery.faces_by_id(self.database, matches.ids[matches.ids > 0].tolist())
+        people = gallery.identities_by_id(
+            self.database, collection, {r.identity_id for r in records.values() if r.identity_id}
+        )
+        answers = []
+        for row, box in enumerate(extraction.detections.boxes.tolist()):
+            hits = zip(matches.ids[row].tolist(), matches.scores[row].tolist(), strict=True)
+            answers.append(
+                FaceMatches(
+                    (box[0], box[1], box[2], box[3]),
+                    tuple(
+                        FaceMatch(records[id_], people.get(records[id_].identity_id), score)
+                        for id_, score in hits
+                        if id_ in records
+                    ),
+                )
+            )
+        return tuple(answers)
+
+    def stream(
+        self,
+        photos: Iterable[str | os.PathLike[str]],
+        extract: Callable[[str], Extraction],
+        threads: int,
+    ) -> Iterator[Identification | Failure]:
+        """`identify` over many photos in order: extracted on threads, searched in batches."""
+
+        def one(photo: str | os.PathLike[str]) -> Extraction | Failure:
+            path = os.path.abspath(os.fspath(photo))
+            try:
+                return extract(path)
+            except PhotoError as err:
+                return Failure(path, err.reason.value, err.detail)
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="facesearch-extract") as pool:
+            items = bounded_map(pool, one, photos, 2 * BATCH_PHOTOS)
+            while chunk := list(islice(items, BATCH_PHOTOS)):
+                read = [item for item in chunk if not isinstance(item, Failure)]
+                answers = iter(self.identify(read) if read else [])
+                yield from (item if isinstance(item, Failure) else next(answers) for item in chunk)
+
+    def _allowed(self, collection: Collection) -> NDArray[np.int64] | None:
+        return gallery.ids_where(self.database, collection, self.where) if self.where else None

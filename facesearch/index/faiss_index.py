@@ -1,0 +1,220 @@
+"""FAISS behind the protocol: the only file that imports it.
+
+Indexes use the inner product on unit vectors, which is the cosine. Search parameters travel with
+each call, so that concurrent searches do not share state, and FAISS's global settings (threads
+among them) stay as the process has them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import faiss as _faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from facesearch.errors import FacesearchError, IndexFileError, UsageError
+from facesearch.index.exact import Mask, widen
+from facesearch.index.spec import IndexSpec
+from facesearch.values import F16, F32, I64
+
+faiss: Any = _faiss  # the type stubs that FAISS ships miss half of what is used here
+
+ADD_ROWS = 65_536
+"""Rows widened to float32 and added at a time."""
+
+SMALL = 10_000
+"""Rows below which a recipe that needs training is built flat instead: FAISS wants 39 training rows
+for each of the 256 centroids of a byte (9,984), and scanning so few takes a fraction of a
+millisecond anyway."""
+
+_SEED = 1234
+"""Of the draw of training rows; k-means in FAISS has the same fixed seed of its own."""
+
+_LINK_COST = 3.0
+"""A row reached through a graph link, in rows of FAISS's flat scan (measured: it misses caches)."""
+
+VERSION: str = faiss.__version__
+
+
+class Sink(Protocol):
+    """Something bytes are written to."""
+
+    def write(self, data: bytes, /) -> int:
+        """Write all of `data`; returns its length."""
+        ...
+
+
+class FaissIndex:
+    """A FAISS index of N rows, ready to search from any number of threads.
+
+    Args:
+        index: FAISS's index, trained and filled.
+        spec: the recipe it was built by, with the search parameter to use.
+        memory: what `index` refers to without owning it, kept as long as it.
+    """
+
+    def __init__(
+        self, index: Any, spec: IndexSpec, memory: NDArray[np.uint8] | None = None
+    ) -> None:
+        self._index = index
+        self._memory = memory
+        self._spec = spec
+        core = faiss.downcast_index(index.index) if _is_transformed(index) else index
+        self._lists: int = core.nlist if isinstance(core, faiss.IndexIVF) else 0
+        self._links: int = core.hnsw.nb_neighbors(0) if isinstance(core, faiss.IndexHNSW) else 0
+        self._selects = not isinstance(core, faiss.IndexPQ | faiss.IndexFastScan)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def parameter(self) -> str:
+        """Name of the search parameter that this kind of index has, or ""."""
+        return "nprobe" if self._lists else "efSearch" if self._links else ""
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return int(self._index.d)
+
+    def cost(self, queries: int, allowed: int) -> float:
+        """As `VectorIndex.cost`."""
+        effort = self._effort(allowed)
+        if self._lists:
+            return queries * len(self) * effort / self._lists
+        if self._links:
+            return queries * min(float(len(self)), effort * self._links * _LINK_COST)
+        return float(queries * len(self))
+
+    def search(self, queries: F32, k: int, allowed: Mask | None) -> I64:
+        """As `VectorIndex.search`.
+
+        Where FAISS cannot restrict a search to some rows (product quantisers without lists), more
+        rows are fetched and those not allowed dropped: then fewer than k may be returned although
+        there are more.
+
+        Raises:
+            IndexFileError: FAISS failed.
+        """
+        count = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        if count == 0:
+            return np.full((len(queries), k), -1, np.int64)
+        fetch = min(k, count)
+        if not self._selects:
+            fetch = min(len(self), -(-fetch * len(self) // count))
+        with _translated(IndexFileError, "FAISS could not search; rebuild the index"):
+            rows: I64 = self._index.search(
+                np.ascontiguousarray(queries, np.float32),
+                fetch,
+                params=self._parameters(count, allowed if self._selects else None),
+            )[1]
+        if allowed is not None and not self._selects:
+            good = (rows >= 0) & allowed[rows]
+            rows = np.take_along_axis(
+                np.where(good, rows, -1), np.argsort(~good, axis=1, kind="stable"), axis=1
+            )[:, :k]
+        return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
+
+    def save(self, sink: Sink) -> None:
+        """Write the index in FAISS's own format.
+
+        Raises:
+            OSError: from `sink`.
+        """
+        faiss.write_index(self._index, faiss.PyCallbackIOWriter(sink.write))
+
+    def _effort(self, allowed: int) -> int:
+        """The search parameter, raised such that as many *allowed* rows are met as without a mask.
+
+        A graph or a list visits rows wherever they are; with one in ten allowed it must visit ten
+        times as many to see the same number of candidates.
+        """
+        effort = -(-self._spec.value * len(self) // max(1, allowed))
+        return min(effort, self._lists or len(self))
+
+    def _parameters(self, count: int, allowed: Mask | None) -> Any:
+        """FAISS's search parameters for a mask with `count` rows."""
+        options: dict[str, Any] = {}
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")
+            options["sel"] = faiss.IDSelectorBitmap(bits)
+        kind = faiss.SearchParameters
+        if self._lists:
+            kind = faiss.SearchParametersIVF
+            options["nprobe"] = self._effort(count)
+        elif self._links:
+            kind = faiss.SearchParametersHNSW
+            options["efSearch"] = self._effort(count)
+        if not options:
+            return None
+        if _is_transformed(self._index):
+            return faiss.SearchParametersPreTransform(index_params=kind(**options))
+        return kind(**options)
+
+
+def build(
+    vectors: F16, spec: IndexSpec, progress: Callable[[int], None] = lambda rows: None
+) -> FaissIndex:
+    """Train and fill an index.
+
+    Memory beyond the index itself: the training rows and `ADD_ROWS` rows in float32.
+
+    Args:
+        vectors: (N, D) float16, in memory or a memory map.
+        spec: the recipe.
+        progress: called with the number of rows indexed so far.
+
+    Raises:
+        UsageError: FAISS does not know the factory string, or cannot build it for these rows.
+    """
+    rows, dim = vectors.shape
+    factory = spec.factory.replace("{lists}", str(spec.lists_for(rows)))
+    with _translated(UsageError, f"recipe '{spec.name}' ({factory}) cannot be built"):
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        has = FaissIndex(index, spec).parameter
+        if has != spec.parameter:
+            raise UsageError(f"recipe '{spec.name}': {factory} wants parameter = '{has}'")
+        if not index.is_trained and rows < SMALL:
+            index = faiss.index_factory(dim, "Flat", faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            wanted = min(rows, spec.train_rows)
+            drawn = np.random.default_rng(_SEED).choice(rows, wanted, replace=False)
+            index.train(widen(vectors[np.sort(drawn)]))
+        for start in range(0, rows, ADD_ROWS):
+            index.add(widen(vectors[start : start + ADD_ROWS]))
+            progress(min(start + ADD_ROWS, rows))
+    return FaissIndex(index, spec)
+
+
+def load(data: mmap.mmap | bytes, spec: IndexSpec) -> FaissIndex:
+    """An index from a memory map of its file, whose checksum the caller has verified.
+
+    FAISS refers to the mapped bytes instead of copying them, where the kind of index allows it: the
+    operating system then pages them in, shares them between processes and may drop them.
+
+    Raises:
+        IndexFileError: FAISS does not understand the bytes.
+    """
+    view = np.frombuffer(data, np.uint8)
+    with _translated(IndexFileError, f"FAISS {VERSION} cannot read it"):
+        index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
+    return FaissIndex(index, spec, view)
+
+
+def _is_transformed(index: Any) -> bool:
+    return isinstance(index, faiss.IndexPreTransform)
+
+
+@contextmanager
+def _translated(kind: type[FacesearchError], what: str) -> Iterator[None]:
+    """Raise FAISS's exceptions, which reach Python as RuntimeError, as `kind`."""
+    try:
+        yield
+    except RuntimeError as err:
+        # "Error in <signature> at <file>:<line>: Error: '<condition>' failed: <message>"
+        message = str(err).rsplit(": ", 1)[-1].strip()
+        raise kind(f"{what}: {message}") from err

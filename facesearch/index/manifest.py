@@ -1,0 +1,188 @@
+"""What lies beside a built index: the pointer to the current generation, and its manifest.
+
+The chain of trust: `CURRENT` names a generation and the SHA-256 of its manifest; the manifest
+states size and SHA-256 of every other file. `indexes/README.md` documents the format.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facesearch.errors import IndexFileError, UsageError
+from facesearch.index.disk import REBUILD, Checksum, replace
+from facesearch.index.spec import IndexSpec, parse_recipe, recipe_fields
+
+FORMAT = 1
+"""Version of the pointer, the manifest and the files. Raised when an older reader would misread."""
+
+POINTER = "CURRENT"
+MANIFEST = "manifest.json"
+INDEX, VECTORS, FACES, IDENTITIES = "index.faiss", "vectors.f16", "faces.i64", "identities.i64"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHome:
+    """Where a collection's index lives, and whose it is.
+
+    Attributes:
+        directory: holds the generations of this collection and nothing else.
+        library_id: the library's unique id.
+        collection_id: the collection's id in that library.
+        contract: key of the model contract its vectors are of.
+        dim: length of a vector.
+    """
+
+    directory: Path
+    library_id: str
+    collection_id: int
+    contract: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a generation is.
+
+    Attributes:
+        library_id: the library it belongs to.
+        collection_id: the collection it belongs to.
+        contract: key of the model contract of its vectors.
+        dim: length of a vector.
+        revision: the collection's revision it holds.
+        rows: faces in it.
+        max_face_id: largest face id in it; 0 without faces.
+        spec: the recipe, with the parameters it is searched with.
+        faiss: version of FAISS that wrote it.
+        created: UTC time, ISO 8601.
+        files: size and checksum by file name.
+    """
+
+    library_id: str
+    collection_id: int
+    contract: str
+    dim: int
+    revision: int
+    rows: int
+    max_face_id: int
+    spec: IndexSpec
+    faiss: str
+    created: str
+    files: dict[str, Checksum]
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The current generation: its folder's name, and the SHA-256 of its manifest."""
+
+    generation: str
+    manifest_sha256: str
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of its file."""
+    body = dataclasses.asdict(manifest) | {"spec": recipe_fields(manifest.spec)}
+    return (json.dumps({"format": FORMAT} | body, indent=2) + "\n").encode()
+
+
+def read_manifest(path: Path, sha256: str) -> Manifest:
+    """Read and verify a manifest.
+
+    Raises:
+        IndexFileError: not the bytes of that checksum, of a newer format, or malformed.
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise IndexFileError(f"{path}: its checksum is not the one in {POINTER}; {REBUILD}")
+    body = _json(data, path)
+    try:
+        spec = parse_recipe(body.pop("spec"), str(path))
+        files = {name: Checksum(**entry) for name, entry in body.pop("files").items()}
+        return Manifest(spec=spec, files=files, **body)
+    except (KeyError, TypeError, AttributeError, UsageError) as err:
+        raise IndexFileError(f"{path}: not a manifest of format {FORMAT}; {REBUILD}") from err
+
+
+def check(manifest: Manifest, path: Path, home: IndexHome, revision: int) -> None:
+    """Refuse a generation that is not of this collection, or from its future.
+
+    Args:
+        manifest: what the generation says of itself.
+        path: its file, for messages.
+        home: what it must belong to.
+        revision: the collection's revision in the database now.
+
+    Raises:
+        IndexFileError: it belongs elsewhere, or the database is older than it.
+    """
+    for what, found, wanted in (
+        ("library", manifest.library_id, home.library_id),
+        ("collection", manifest.collection_id, home.collection_id),
+        ("model", manifest.contract, home.contract),
+        ("dimension", manifest.dim, home.dim),
+    ):
+        if found != wanted:
+            raise IndexFileError(
+                f"{path}: the index is of {what} {found}, expected {wanted}; {REBUILD}"
+            )
+    if manifest.revision > revision:
+        raise IndexFileError(
+            f"{path}: the index is newer (revision {manifest.revision}) than the database "
+            f"(revision {revision}), which looks restored from a backup; {REBUILD}"
+        )
+    dim, rows = manifest.dim, manifest.rows
+    sizes = {VECTORS: 2 * dim * rows, FACES: 8 * rows, IDENTITIES: 8 * rows}
+    if manifest.files.keys() != {INDEX, *sizes} or any(
+        manifest.files[name].size != size for name, size in sizes.items()
+    ):
+        raise IndexFileError(f"{path}: its files do not fit its {rows} rows; {REBUILD}")
+
+
+def read_pointer(directory: Path) -> Pointer | None:
+    """The current generation; None if none was ever built.
+
+    Raises:
+        IndexFileError: the pointer is malformed, of a newer format, or cannot be read.
+    """
+    path = directory / POINTER
+    try:
+        body = _json(path.read_bytes(), path)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise IndexFileError(f"{path}: cannot be read ({err.strerror}); {REBUILD}") from err
+    generation, sha256 = body.get("generation"), body.get("manifest_sha256")
+    if not isinstance(generation, str) or not isinstance(sha256, str) or "/" in generation:
+        raise IndexFileError(f"{path}: does not name a generation; {REBUILD}")
+    return Pointer(generation, sha256)
+
+
+def write_pointer(directory: Path, pointer: Pointer) -> None:
+    """Make a generation the current one, atomically and durably.
+
+    Raises:
+        OSError: it cannot be written; the former one stays current.
+    """
+    body = {"format": FORMAT} | dataclasses.asdict(pointer)
+    replace(directory / POINTER, (json.dumps(body) + "\n").encode())
+
+
+def _json(data: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object of a format that this program reads, without its "format"."""
+    try:
+        body: Any = json.loads(data)
+    except ValueError as err:
+        raise IndexFileError(f"{path}: not JSON; {REBUILD}") from err
+    if not isinstance(body, dict) or not isinstance(version := body.pop("format", None), int):
+        raise IndexFileError(f"{path}: states no format version; {REBUILD}")
+    if version > FORMAT:
+        raise IndexFileError(
+            f"{path}: written by a newer facesearch (format {version}, this one reads {FORMAT}); "
+            f"upgrade facesearch, or {REBUILD}"
+        )
+    return body

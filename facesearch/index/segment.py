@@ -1,0 +1,217 @@
+"""One immutable set of searchable faces: a generation on disk, or the delta in memory.
+
+How a query is answered
+1. The rows it may return are known first: faces not superseded, enrolled ones where identities are
+   asked for, and those a filter allows.
+2. If brute force over those rows costs no more than the index (`VectorIndex.cost`), that is what
+   runs: few rows allowed, few rows at all, or a large batch. An approximate index is never used
+   where the exact answer is as cheap.
+3. Otherwise the index returns the recipe's `rerank` rows or more, scored again exactly.
+4. Stopping rule. A query is done once its fetched rows hold k answers (faces, or distinct
+   identities), or all that are allowed: every row not fetched ranks below every row fetched, so
+   the answer is exact with respect to what the index scans. Otherwise `_GROWTH` times as many rows
+   are fetched for the queries not done, up to `_MOST_ROWS`; past that (one identity has thousands
+   of faces, or a graph does not reach enough allowed rows) brute force answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from facesearch.index.exact import ExactIndex, Mask, VectorIndex, score, top, top_distinct
+from facesearch.index.keys import EMPTY, best, best_distinct, count, unpack
+from facesearch.values import F16, F32, I64
+
+_FACES_AN_IDENTITY = 4
+"""Rows fetched at first for every identity wanted."""
+_GROWTH = 8
+_MOST_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which faces a query may return; None for no restriction.
+
+    Attributes:
+        identities: int64 ids; only faces of these.
+        faces: int64 ids; only these.
+    """
+
+    identities: I64 | None = None
+    faces: I64 | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is restricted."""
+        return self.identities is None and self.faces is None
+
+
+class Faces:
+    """Who is in which row.
+
+    Args:
+        face_ids: (N,) int64, ascending.
+        identity_ids: (N,) int64, 0 for faces that are not enrolled.
+        vectors: (N, D) float16 or float32.
+    """
+
+    def __init__(self, face_ids: I64, identity_ids: I64, vectors: F16 | F32) -> None:
+        self.face_ids = face_ids
+        self.identity_ids = identity_ids
+        self.vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self.face_ids)
+
+    def find(self, face_ids: I64) -> I64:
+        """Rows of those of the faces that are here."""
+        rows = np.searchsorted(self.face_ids, face_ids)
+        inside = rows < len(self)
+        rows, face_ids = rows[inside], face_ids[inside]
+        found: I64 = rows[self.face_ids[rows] == face_ids]
+        return found
+
+    def find_identities(self, identity_ids: I64) -> I64:
+        """Rows of the faces of these (distinct) identities."""
+        starts, stops = (
+            np.searchsorted(self.identity_ids, identity_ids, side, sorter=self.by_identity)
+            for side in ("left", "right")
+        )
+        counts = stops - starts
+        steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows: I64 = self.by_identity[np.repeat(starts, counts) + steps]
+        return rows
+
+    @cached_property
+    def by_identity(self) -> I64:
+        """Rows ordered by identity."""
+        return np.argsort(self.identity_ids, kind="stable")
+
+
+class Segment:
+    """Faces, an index over them, and which of them still count.
+
+    Args:
+        faces: the faces.
+        index: over `faces.vectors`.
+        rerank: rows fetched from `index` a query at least.
+        alive: (N,) bool, False for faces removed or superseded; None if all count.
+    """
+
+    def __init__(
+        self, faces: Faces, index: VectorIndex, rerank: int = 0, alive: Mask | None = None
+    ) -> None:
+        self.faces = faces
+        self._index = index
+        self._exact = ExactIndex(faces.vectors)
+        self._rerank = rerank
+        self._alive = alive
+
+    def __len__(self) -> int:
+        """Number of rows, superseded ones included."""
+        return len(self.faces)
+
+    @cached_property
+    def superseded(self) -> int:
+        """Number of rows that no longer count."""
+        return 0 if self._alive is None else len(self) - int(np.count_nonzero(self._alive))
+
+    @cached_property
+    def identities(self) -> I64:
+        """The enrolled identities, ascending."""
+        rows = self.faces.by_identity
+        if self._enrolled is not None:
+            rows = rows[self._enrolled[rows]]
+        ordered = self.faces.identity_ids[rows]
+        return ordered[np.flatnonzero(np.diff(ordered, prepend=-1))]
+
+    def without(self, face_ids: I64) -> Segment:
+        """This segment after these faces were removed or superseded; itself if it has none."""
+        rows = self.faces.find(face_ids)
+        if self._alive is not None:
+            rows = rows[self._alive[rows]]
+        if not len(rows):
+            return self
+        alive = np.ones(len(self), np.bool_) if self._alive is None else self._alive.copy()
+        alive[rows] = False
+        return Segment(self.faces, self._index, self._rerank, alive)
+
+    def search(self, queries: F32, k: int, scope: Scope) -> I64:
+        """The k nearest faces of each query: (Q, k) int64 keys of rows, best first."""
+        allowed = self._allowed(self._alive, scope)
+        available = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        kept = np.full((len(queries), k), EMPTY)
+        pending = np.arange(len(queries))
+        fetch = max(k, self._rerank)
+        while self._worthwhile(len(pending), fetch, available):
+            kept[pending] = best(self._fetch(queries[pending], fetch, allowed), k)
+            pending = pending[count(kept[pending]) < min(k, available)]
+            fetch *= _GROWTH
+        if len(pending):
+            kept[pending] = top(queries[pending], self.faces.vectors, k, allowed)
+        return kept
+
+    def search_identities(self, queries: F32, k: int, scope: Scope) -> I64:
+        """The nearest face of each of the k nearest identities: (Q, k) keys, best first."""
+        allowed = self._allowed(self._enrolled, scope)
+        available = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        identity_ids = self.faces.identity_ids
+        kept = np.full((len(queries), k), EMPTY)
+        pending = np.arange(len(queries))
+        fetch = max(k * _FACES_AN_IDENTITY, self._rerank)
+        wanted: int | None = None
+        while self._worthwhile(len(pending), fetch, available):
+            keys = self._fetch(queries[pending], fetch, allowed)
+            groups = identity_ids[np.maximum(unpack(keys)[0], 0)]
+            kept[pending] = best_distinct(keys, groups, k)
+            pending = pending[count(kept[pending]) < k]
+            if len(pending):
+                wanted = self._distinct(allowed, scope) if wanted is None else wanted
+                pending = pending[count(kept[pending]) < wanted]
+            fetch *= _GROWTH
+        if len(pending):
+            vectors = self.faces.vectors
+            kept[pending] = top_distinct(queries[pending], vectors, identity_ids, k, allowed)
+        return kept
+
+    @cached_property
+    def _enrolled(self) -> Mask | None:
+        """Rows that count and have an identity; None if all have."""
+        enrolled: Mask = self.faces.identity_ids > 0
+        if self._alive is not None:
+            enrolled &= self._alive
+        return None if enrolled.all() else enrolled
+
+    def _allowed(self, base: Mask | None, scope: Scope) -> Mask | None:
+        """The rows of `base` that are in scope; None if all rows are."""
+        allowed = base
+        for rows in (
+            None if scope.identities is None else self.faces.find_identities(scope.identities),
+            None if scope.faces is None else self.faces.find(scope.faces),
+        ):
+            if rows is not None:
+                chosen = np.zeros(len(self), np.bool_)
+                chosen[rows] = True if allowed is None else allowed[rows]
+                allowed = chosen
+        return allowed
+
+    def _distinct(self, allowed: Mask | None, scope: Scope) -> int:
+        """How many identities have allowed rows."""
+        if allowed is None or scope.everything:
+            return len(self.identities)
+        return len(np.unique(self.faces.identity_ids[allowed]))
+
+    def _worthwhile(self, queries: int, fetch: int, available: int) -> bool:
+        """Whether to ask the index for `fetch` rows rather than scan all `available` ones."""
+        return (
+            queries > 0
+            and fetch <= min(_MOST_ROWS, available)
+            and self._index.cost(queries, available) < self._exact.cost(queries, available)
+        )
+
+    def _fetch(self, queries: F32, fetch: int, allowed: Mask | None) -> I64:
+        """(Q, fetch) keys of what the index finds, exactly scored."""
+        return score(queries, self.faces.vectors, self._index.search(queries, fetch, allowed))

@@ -1,0 +1,1 @@
+"""Photos in: the worker that turns files into stored faces, and enrolment on top of it."""

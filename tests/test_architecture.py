@@ -1,4 +1,4 @@
-"""The direction of imports, and what must stay light. See docs/ for why."""
+"""The direction of imports, and what must stay light."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values",),
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
-    ("faces.extract", "ingest", "identify"),
+    ("library", "faces.extract", "ingest", "identify"),
     ("engine",),
     ("doctor", "evaluate.lfw"),
     ("cli",),

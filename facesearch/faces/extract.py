@@ -89,4 +89,5 @@ def principal(detections: Detections, size: tuple[int, int]) -> int:
 def _sides(detections: Detections) -> F32:
     """(N,) side of the square as large as each box."""
     width, height = (detections.boxes[:, 2:] - detections.boxes[:, :2]).T
-    return np.sqrt(np.maximum(width * height, 1.0), dtype=np.float32)
+    area: F32 = np.maximum(width * height, 1.0)
+    return np.sqrt(area)

@@ -176,6 +176,8 @@ def download(name: str, models_dir: Path, *, accept_noncommercial: bool = False)
         except (OSError, HTTPException, ValueError) as err:
             if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            if isinstance(err, urllib.error.HTTPError):
+                err.close()  # it is the response
             reason = getattr(err, "reason", None) or str(err) or type(err).__name__
             raise ModelError(f"{model.url}: download failed ({reason}); try again") from err
         if problem:

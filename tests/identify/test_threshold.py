@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from facesearch.errors import UsageError
+from facesearch.faces.known_models import KNOWN
 from facesearch.identify.threshold import MEASURED, default_threshold, expected_fpir
-from facesearch.values import ModelContract
 
-RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "default_threshold.json"
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "benchmarks" / "records" / "default_threshold.json"
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +27,7 @@ def record() -> dict[str, object]:
     return loaded
 
 
-SFACE = ModelContract(
-    "sface",
-    "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
-    "112x112 rgb",
-    128,
-)
+SFACE = next(model for model in KNOWN if model.name == "sface").contract
 TAIL = MEASURED[SFACE.sha256]
 
 
@@ -105,9 +102,7 @@ def test_model_that_was_not_measured() -> None:
 
 def test_constants_are_those_of_the_record(record: dict[str, object]) -> None:
     assert dataclasses.asdict(TAIL) == record["tail"]
-    contract = record["contract"]
-    assert isinstance(contract, dict)
-    assert MEASURED[contract["sha256"]] == TAIL
+    assert dataclasses.asdict(SFACE) == record["contract"]
 
 
 def test_what_ships_is_the_rule_that_was_checked(record: dict[str, object]) -> None:
@@ -119,3 +114,32 @@ def test_what_ships_is_the_rule_that_was_checked(record: dict[str, object]) -> N
         assert shipped == pytest.approx(row["threshold"], abs=1e-12)
         # Real strangers against real galleries: within a third of the rate that was asked for.
         assert row["fpir"] == pytest.approx(row["target"], rel=1 / 3)
+
+
+def test_documented_thresholds_are_the_shipped_ones() -> None:
+    text = (ROOT / "docs" / "threshold.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| ([\d,]+) \| (0\.\d+) \| (0\.\d+) \| (0\.\d+) \|$", text, re.MULTILINE)
+    assert len(table) >= 5
+    for faces, *written in table:
+        for fpir, value in zip((0.1, 0.03, 0.01), written, strict=True):
+            shipped = default_threshold(SFACE, int(faces.replace(",", "")), fpir).value
+            assert f"{shipped:.3f}" == value
+
+
+def test_documented_checks_are_those_of_the_record(record: dict[str, object]) -> None:
+    text = (ROOT / "docs" / "threshold.md").read_text(encoding="utf-8")
+    table = re.findall(
+        r"^\| [^|]+ \| ([\d,]+) \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+) % \|$", text, re.MULTILINE
+    )
+    recorded = [
+        (f"{row['faces']:,}", row["target"], row["fpir"])
+        for rows in record.values()
+        if isinstance(rows, list)
+        for row in rows
+        if {"faces", "fpir"} <= set(row)
+    ]
+    assert 3 * len(table) == len(recorded)
+    for faces, *written in table:
+        for target, value in zip((0.1, 0.03, 0.01), written, strict=True):
+            (fpir,) = [f for n, t, f in recorded if (n, t) == (faces, target)]
+            assert float(value) == pytest.approx(100 * fpir, abs=0.051 if target > 0.01 else 0.0051)

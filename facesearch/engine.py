@@ -53,6 +53,7 @@ class Engine:
         self._model_given = opened.model_given
         self._live: dict[int, LiveIndex] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._enrolled: dict[int, tuple[int, int]] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
@@ -466,10 +467,10 @@ class Engine:
         if value is not None and not -1.0 <= value <= 1.0:
             raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
 
-        def rule(gallery_size: int) -> Threshold:
+        def rule(enrolled_faces: int) -> Threshold:
             if value is not None:
                 return fixed(value)
-            return default_threshold(embedder.contract, gallery_size, rate)
+            return default_threshold(embedder.contract, enrolled_faces, rate)
 
         rule(1)  # complain about the rate, or a model without a measured threshold, before working
         return Query(
@@ -478,8 +479,20 @@ class Engine:
             embedder=embedder,
             top=settings.top if top is None else top,
             threshold=rule,
+            enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
         )
+
+    def _enrolled_faces(
+        self, where: Mapping[str, JSONValue], collection: Collection, revision: int
+    ) -> int:
+        """How many enrolled faces a query searches; counted once a revision."""
+        if where:
+            return gallery.enrolled_faces(self.database, collection, where)
+        if self._enrolled.get(collection.id, (-1, 0))[0] != revision:
+            count = gallery.enrolled_faces(self.database, collection)
+            self._enrolled[collection.id] = revision, count
+        return self._enrolled[collection.id][1]
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""

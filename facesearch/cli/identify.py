@@ -105,7 +105,10 @@ def show(answer: Identification) -> None:
             rows,
         )
     limit = answer.faces[0].threshold
-    tell(f"threshold {limit.value:.3f} ({limit.origin}); {answer.gallery} identities searched")
+    tell(
+        f"threshold {limit.value:.3f} ({limit.origin}); searched {answer.enrolled_faces} faces of "
+        f"{answer.gallery} identities"
+    )
 
 
 def write_picture(engine: Engine, photo: Path, answer: Identification, picture: Path) -> None:

@@ -59,7 +59,8 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        threshold: gallery size N to the threshold that applies.
+        threshold: number of enrolled faces searched to the threshold that applies.
+        enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
     """
 
@@ -68,13 +69,14 @@ class Query:
     embedder: Embedder
     top: int
     threshold: Callable[[int], Threshold]
+    enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
         vectors = np.concatenate([e.vectors for e in embedded])
-        found, sizes = [], []
+        found, identities, faces_enrolled = [], 0, 0
         for collection, live in self.targets:
             index = live()
             allowed = self._allowed(collection)
@@ -90,8 +92,9 @@ class Query:
                     gallery.faces_by_id(self.database, face_ids[face_ids > 0].tolist()),
                 )
             )
-            sizes.append(index.enrolled(allowed))
-        threshold = self.threshold(sum(sizes))
+            identities += index.enrolled(allowed)
+            faces_enrolled += self.enrolled_faces(collection, index.revision)
+        threshold = self.threshold(faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
             rows = slice(start, start + len(embeddings))
@@ -100,7 +103,9 @@ class Query:
             faces = answer(extraction.detections, embeddings, parts, threshold, self.top)
             main = principal(extraction.detections, extraction.size) if faces else None
             answers.append(
-                Identification(extraction.name, extraction.size, sum(sizes), faces, main)
+                Identification(
+                    extraction.name, extraction.size, identities, faces_enrolled, faces, main
+                )
             )
         return answers
 

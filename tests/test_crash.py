@@ -1,4 +1,4 @@
-"""SIGKILL during a real ingest, again and again: afterwards the library is as if nothing happened."""
+"""SIGKILL during a real ingest, again and again: it ends as if nothing had happened."""
 
 from __future__ import annotations
 

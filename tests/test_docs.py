@@ -51,13 +51,13 @@ def test_the_commands_of_the_readme(
     (place / "photos").symlink_to(place / "facesearch" / "demo" / "photos" / "people")
     probe = place / "facesearch" / "demo" / "photos" / "probes" / "emmanuel_macron_2014.jpg"
     (place / "probe.jpg").symlink_to(probe)
-    exec(compile(blocks("python")[0], "README.md", "exec"), {})  # noqa: S102
+    exec(compile(blocks("python")[0], "README.md", "exec"), {})
     assert "Emmanuel_Macron" in capsys.readouterr().out
 
 
 def test_the_stages_on_their_own(place: Path) -> None:
     names: dict[str, object] = {}
-    exec(compile(blocks("python")[1], "README.md", "exec"), names)  # noqa: S102
+    exec(compile(blocks("python")[1], "README.md", "exec"), names)
     assert names["vectors"].shape == (3, 128)  # type: ignore[attr-defined]
 
 

@@ -139,8 +139,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [f"{row['size']:,}", f"{row['target']:.0%}", f"{row['inside']:.1%}"]
-        for key in ("fpir", "fpir_alike", "fpir_default", *FIXED):
-            cells.append(f"{row[key]['mean']:.1%} ({row[key]['low']:.1%}-{row[key]['high']:.1%})")
+        cells += [
+            f"{row[key]['mean']:.1%} ({row[key]['low']:.1%}-{row[key]['high']:.1%})"
+            for key in ("fpir", "fpir_alike", "fpir_default", *FIXED)
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

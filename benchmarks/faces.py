@@ -35,13 +35,15 @@ def embedded(folder: Path, library: Path | None = None) -> tuple[Faces, ModelCon
         folder: of folders, one a person.
         library: one that holds these photos already; None to ingest them into a temporary one.
     """
-    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as temporary:
-        with Engine.create(library or Path(temporary)) as engine:
-            if library is None:
-                engine.ingest([folder])
-            paths = sorted(folder.absolute().glob("*/*.jpg"))
-            vectors = principal_vectors(engine, [str(path) for path in paths])
-            contract = engine.collection().contract
+    with (
+        tempfile.TemporaryDirectory(prefix="facesearch-bench-") as temporary,
+        Engine.create(library or Path(temporary) / "library") as engine,
+    ):
+        if library is None:
+            engine.ingest([folder])
+        paths = sorted(folder.absolute().glob("*/*.jpg"))
+        vectors = principal_vectors(engine, [str(path) for path in paths])
+        contract = engine.collection().contract
     found = ~np.isnan(vectors[:, 0])
     labels = np.array([path.parent.name for path in paths])[found]
     names, people = np.unique(labels, return_inverse=True)

@@ -2,12 +2,12 @@
 
     python -m benchmarks.probability ../shared/data/lfw-dev [--library DIR]
 
-20 times the people are split at random into halves. The one half, everybody against everybody, makes
-the model. Of the other half, 500 people are enrolled with their first photo; probes are the other
-photos of those (mated; a person's photos share one vote) and one photo of each of the rest
-(non-mated), weighed so that a mated probe is as likely as the prior says. The stated chance that the
-best candidate is a false match is compared with how often it was: ten bins of equal width, and the
-expected calibration error, the mean distance weighed by the bins' shares (Naeini et al. 2015).
+20 times the people are split at random into halves. The one half, everybody against everybody,
+makes the model. Of the other half, 500 people are enrolled with their first photo; probes are the
+other photos of those (mated; a person's photos share one vote) and one photo of each of the rest
+(non-mated), weighed so that a mated probe is as likely as the prior says. The stated chance that
+the best candidate is a false match is compared with how often it was: ten bins of equal width, and
+the expected calibration error, the mean distance weighed by the bins' shares (Naeini et al. 2015).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GRID = np.linspace(-0.2, 1.0, 601)
 
 
 def one_split(faces: Faces, seed: int, prior: float) -> tuple[Any, Any, Any]:
-    """(stated chance of a false match, whether it was one, weight) of each probe's best candidate."""
+    """Of each probe's best candidate: stated chance, whether it was a false match, weight."""
     people = np.random.default_rng([7, seed]).permutation(len(faces.names))
     half = len(people) // 2
     model, own = learn(faces, people[:half])
@@ -109,7 +109,7 @@ def main() -> None:
         body["priors"].append(
             {"prior": prior, "error": error, "errors_of_splits": errors, "bins": rows}
         )
-        print(f"prior {prior}: expected calibration error {error:.4f}, of splits {max(errors):.4f} at most")
+        print(f"prior {prior}: calibration error {error:.4f}, of splits {max(errors):.4f} at most")
         for row in rows:
             print("  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
     print(record.write("probability", head, body))

@@ -67,7 +67,8 @@ class Scores:
     @property
     def strangers(self) -> NDArray[np.bool_]:
         """(P, G) whether probe and gallery face show different people."""
-        return self.probes[:, None] != self.gallery[None, :]
+        different: NDArray[np.bool_] = self.probes[:, None] != self.gallery[None, :]
+        return different
 
     def take(self, people: I64) -> Scores:
         """The probes and gallery faces of these people, as often as each is named."""
@@ -239,7 +240,8 @@ def require_enough(data: Scores, gallery: int, target: float) -> None:
 def _ceil(rate: float) -> float:
     """The rate, rounded up to two digits, so that asking for it succeeds."""
     digits = 1 - math.floor(math.log10(rate))
-    return math.ceil(rate * 10**digits) / 10**digits
+    scale = 10.0**digits
+    return math.ceil(rate * scale) / scale
 
 
 def set_aside(data: Scores) -> tuple[Scores, list[Suspect]]:
@@ -261,8 +263,10 @@ def set_aside(data: Scores) -> tuple[Scores, list[Suspect]]:
     if not found:
         return data, []
     same = {b: a for a, b in sorted(found)}
-    probes, gallery = (np.array([same.get(p, p) for p in side.tolist()], np.int64)
-                       for side in (data.probes, data.gallery))
+    probes, gallery = (
+        np.array([same.get(p, p) for p in side.tolist()], np.int64)
+        for side in (data.probes, data.gallery)
+    )
     return Scores(data.scores, probes, gallery), list(found.values())
 
 

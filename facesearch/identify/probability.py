@@ -1,8 +1,8 @@
 """The chance that a candidate is a false match, and when two candidates are too close to call.
 
-Let pi be the prior: the chance, before looking, that the person in the probe is enrolled. With g and
-G the density and distribution of the score of a person against their own enrolled face, and F_N the
-distribution of the best of N strangers, F_N(s) = 1 - FPIR(N, s), with density f_N, the best
+Let pi be the prior: the chance, before looking, that the person in the probe is enrolled. With g
+and G the density and distribution of the score of a person against their own enrolled face, and F_N
+the distribution of the best of N strangers, F_N(s) = 1 - FPIR(N, s), with density f_N, the best
 candidate has the score s
 
     and is right   with density  pi g(s) F_(N-1)(s)
@@ -112,7 +112,9 @@ def mates(vectors: F32, people: I64) -> Mates | None:
     reached = np.cumsum(weights[order]) - weights[order] / 2.0
     levels = np.linspace(0.0, 1.0, LEVELS)
     quantiles = np.interp(levels, reached / weights.sum(), scores[order])
-    spread = min(quantiles.std(), float(np.subtract(*np.interp((0.75, 0.25), levels, quantiles))) / 1.34)
+    spread = min(
+        quantiles.std(), float(np.subtract(*np.interp((0.75, 0.25), levels, quantiles))) / 1.34
+    )
     bandwidth = max(0.9 * spread * len(several) ** -0.2, STEP)
     return Mates(quantiles, float(bandwidth), _noise(vectors, person, first, several), len(several))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,7 +120,12 @@ def show(answer: Identification) -> None:
         ]
         columns = ["rank", "identity", "external id", "score", "decision", "FPIR at score"]
         columns += ["false match", "best enrolled photo"]
-        common.table(f"face #{number} at ({x1}, {y1})-({x2}, {y2}): {verdict}", columns, rows)
+        filled = [any(row[i] for row in rows) for i in range(len(columns))]
+        common.table(
+            f"face #{number} at ({x1}, {y1})-({x2}, {y2}): {verdict}",
+            list(compress(columns, filled)),
+            [list(compress(row, filled)) for row in rows],
+        )
     limit = answer.faces[0].threshold
     tell(f"threshold {limit.value:.3f} ({limit.origin}); {answer.gallery} identities searched")
 

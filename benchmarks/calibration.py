@@ -18,6 +18,7 @@ calibration, whose business it is to notice. The check is made with them and wit
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -147,6 +148,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def rounded(split: dict[str, Any]) -> Any:
+    """Its numbers to four digits: the record holds 600 of them."""
+    return json.loads(json.dumps(split), parse_float=lambda text: float(f"{float(text):.4g}"))
+
+
 def one_photo_each(faces: Faces) -> F32:
     """(P, P) cosines between the first photos of all people."""
     first = np.unique(faces.people, return_index=True)[1]
@@ -183,7 +189,7 @@ def main() -> None:
         ],
         "resamples": RESAMPLES,
         "summary": rows,
-        "splits": splits,
+        "splits": [rounded(split) for split in splits],
     }
     print(f"{record.write('calibration', head, body)}\n{table(rows)}")
 

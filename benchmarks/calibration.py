@@ -113,6 +113,9 @@ def summary(splits: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "target": target,
                     "probes": of_size[0]["probes"],
                     "inside": float(np.mean([f["inside"] for f in found])),
+                    "inside_fpir_95": float(
+                        np.mean([f["fpir_95"][0] <= f["fpir"] <= f["fpir_95"][1] for f in found])
+                    ),
                     "inside_without_aliases": float(
                         np.mean([f["inside_without_aliases"] for f in found])
                     ),
@@ -136,10 +139,11 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The summary, in Markdown."""
-    head = ["N", "target", "inside 95 %", "calibrated", "1-(1-FMR)^N", "default rule", *FIXED]
+    head = ["N", "target", "in checked_95", "in fpir_95", "calibrated", "1-(1-FMR)^N", "default rule", *FIXED]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
-        cells = [f"{row['size']:,}", f"{row['target']:.0%}", f"{row['inside']:.1%}"]
+        cells = [f"{row['size']:,}", f"{row['target']:.0%}"]
+        cells += [f"{row[key]:.1%}" for key in ("inside", "inside_fpir_95")]
         cells += [
             f"{row[key]['mean']:.1%} ({row[key]['low']:.1%}-{row[key]['high']:.1%})"
             for key in ("fpir", "fpir_alike", "fpir_default", *FIXED)

@@ -267,7 +267,7 @@ class Engine:
                 enrolled in the collection.
             collection: the collection it is for.
             fpir: false-positive identification rate; default from the settings.
-            gallery_size: enrolled people to calibrate for; default as many as there are.
+            gallery_size: enrolled faces to calibrate for; default as many as there are.
 
         Raises:
             UsageError: the labelled photos do not support the rate: the message says which they
@@ -279,7 +279,7 @@ class Engine:
         from facesearch.identify.learn import learn
 
         found = self.collection(collection)
-        size = self.live(found).enrolled() if gallery_size is None else gallery_size
+        size = self.counts(collection).enrolled_faces if gallery_size is None else gallery_size
         if source is None:
             faces = labelled.from_collection(self.database, found)
             described = f"collection '{collection}'"

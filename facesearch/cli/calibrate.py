@@ -31,14 +31,14 @@ def calibrate(
     ] = None,
     gallery: Annotated[
         int | None,
-        typer.Option(min=1, help="Enrolled people to calibrate for.  [default: as many as are]"),
+        typer.Option(min=1, help="Enrolled faces to calibrate for.  [default: as many as are]"),
     ] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Find the threshold that keeps a rate of false alarms, from labelled photos.
 
-    'identify' uses it from then on, adjusted to the number of people enrolled. With too few photos
+    'identify' uses it from then on, adjusted to the number of faces enrolled. With too few photos
     for the rate asked it says what they support, and stores nothing.
     """
     with common.open_engine(library, embed_device=device) as engine:
@@ -53,7 +53,7 @@ def calibrate(
         (low, high), (least, most) = found.threshold_95, found.fpir_95
         tell(
             f"threshold {found.threshold:.3f} (95 % interval {low:.3f} to {high:.3f}) keeps FPIR "
-            f"{found.fpir:.2%} at {found.gallery:,} enrolled (true rate: {least:.2%} to {most:.2%})"
+            f"{found.fpir:.2%} at {found.gallery:,} enrolled faces (true rate: {least:.2%} to {most:.2%})"
         )
         tell(f"from {found.data}, {found.photos:,} photos")
         if found.noise is None:

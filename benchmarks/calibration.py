@@ -139,7 +139,16 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The summary, in Markdown."""
-    head = ["N", "target", "in checked_95", "in fpir_95", "calibrated", "1-(1-FMR)^N", "default rule", *FIXED]
+    head = [
+        "N",
+        "target",
+        "in checked_95",
+        "in fpir_95",
+        "calibrated",
+        "1-(1-FMR)^N",
+        "default rule",
+        *FIXED,
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [f"{row['size']:,}", f"{row['target']:.0%}"]

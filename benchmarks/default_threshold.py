@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -305,6 +306,22 @@ def embed(folder: Path) -> tuple[Faces, ModelContract]:
         return Faces.of(photos, labels, vectors), engine.collection().contract
 
 
+def print_tables(record: dict[str, Any]) -> None:
+    """The tables of docs/threshold.md."""
+    tail = ImpostorTail(**record["tail"])
+    for faces in (10, 100, 1000, 1849, 4000, 10_000, 100_000, 1_000_000):
+        values = (f"{tail.threshold(faces, target):.3f}" for target in FPIRS)
+        print(f"| {faces:,} | {' | '.join(values)} |")
+    for row in record["fmr"]:
+        print(f"| {row['threshold']:.2f} | {row['fmr']:.2e} | {row['fitted']:.2e} |")
+    for check, rows in record.items():
+        if not isinstance(rows, list) or not {"faces", "fpir"} <= set(rows[0]):
+            continue
+        for ten, three, one in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
+            rates = f"{ten['fpir']:.1%} | {three['fpir']:.1%} | {one['fpir']:.2%}"
+            print(f"| {check} | {ten['faces']:,} | {rates.replace('%', ' %')} |")
+
+
 def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -324,6 +341,7 @@ def main() -> None:
     }
     args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"{args.output}: {record['tail']}")
+    print_tables(record)
 
 
 if __name__ == "__main__":

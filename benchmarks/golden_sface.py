@@ -16,12 +16,12 @@ from facesearch.faces.extract import Extractor, principal
 from facesearch.settings import DetectSpec, PhotoLimits
 
 PORTRAITS = (
-    "barack_obama.jpg",
-    "emmanuel_macron_2014.jpg",
-    "emmanuel_macron_2025.jpg",
-    "jacinda_ardern_2018.jpg",
-    "jacinda_ardern_2022.jpg",
-    "rishi_sunak.jpg",
+    "people/Barack_Obama/barack_obama.jpg",
+    "probes/emmanuel_macron_2014.jpg",
+    "people/Emmanuel_Macron/emmanuel_macron_2025.jpg",
+    "people/Jacinda_Ardern/jacinda_ardern_2018.jpg",
+    "probes/jacinda_ardern_2022.jpg",
+    "probes/rishi_sunak.jpg",
 )
 TARGET = REPOSITORY / "tests" / "faces" / "golden_sface.npz"
 

@@ -54,6 +54,7 @@ class Engine:
         self._model_given = opened.model_given
         self._live: dict[int, LiveIndex] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._enrolled: dict[int, tuple[int, int]] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
@@ -544,8 +545,20 @@ class Engine:
             embedder=embedder,
             top=settings.top if top is None else top,
             judge=rule,
+            enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
         )
+
+    def _enrolled_faces(
+        self, where: Mapping[str, JSONValue], collection: Collection, revision: int
+    ) -> int:
+        """How many enrolled faces a query searches; counted once a revision."""
+        if where:
+            return gallery.enrolled_faces(self.database, collection, where)
+        if self._enrolled.get(collection.id, (-1, 0))[0] != revision:
+            count = gallery.enrolled_faces(self.database, collection)
+            self._enrolled[collection.id] = revision, count
+        return self._enrolled[collection.id][1]
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""

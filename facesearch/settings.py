@@ -46,9 +46,9 @@ class DetectSpec:
         min_face: shortest side of a face kept, in pixels of the original photo.
     """
 
-    sizes: tuple[int, ...] = (320, 640, 1280)
+    sizes: tuple[int, ...] = (320, 1280)
     score: float = 0.7
-    iou: float = 0.3
+    iou: float = 0.5
     min_face: float = 16.0
 
 

@@ -56,6 +56,17 @@ class Photo:
         height, width = self.pixels.shape[:2]
         return width / self.original_size[0], height / self.original_size[1]
 
+    def to_original(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(..., 2) points x y in decoded pixels, in pixels of the upright original.
+
+        (0, 0) is the middle of the first pixel, whatever its size.
+        """
+        return (np.asarray(points, np.float64) + 0.5) / self.scale - 0.5
+
+    def to_decoded(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The inverse of `to_original`."""
+        return (np.asarray(points, np.float64) + 0.5) * self.scale - 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Detections:

@@ -127,7 +127,10 @@ def show(answer: Identification) -> None:
             [list(compress(row, filled)) for row in rows],
         )
     limit = answer.faces[0].threshold
-    tell(f"threshold {limit.value:.3f} ({limit.origin}); {answer.gallery} identities searched")
+    tell(
+        f"threshold {limit.value:.3f} ({limit.origin}); searched {answer.enrolled_faces} faces of "
+        f"{answer.gallery} identities"
+    )
 
 
 def _share(value: float | None) -> str:

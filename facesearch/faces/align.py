@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facesearch.values import Crops, Detections, Photo
+from facesearch.values import Crops, Detections, Photo, Pixels
 
 SIDE = 112
 """Side of a crop, pixels."""
@@ -20,9 +22,8 @@ TEMPLATE = np.array(
         [70.7299, 92.2041],
     ]
 )
-"""(5, 2) landmarks in a crop: image-left eye, image-right eye, nose, image-left and image-right
-mouth corner. The template of InsightFace (`insightface/utils/face_align.py`), which ArcFace, SFace
-and their kin are trained on."""
+"""(5, 2) landmarks in a crop, in the order of `values.Detections`. The template of InsightFace
+(`insightface/utils/face_align.py`), which ArcFace, SFace and their kin are trained on."""
 
 
 def umeyama(
@@ -54,6 +55,14 @@ def umeyama(
     return np.concatenate([linear, shift[..., None]], axis=2)
 
 
+def to_crops(photo: Photo, detections: Detections) -> NDArray[np.float64]:
+    """(N, 2, 3) matrices from decoded pixels of the photo to pixels of each face's crop.
+
+    Their scale says whether the decode suits a face: above 1, the crop has more pixels than it.
+    """
+    return umeyama(photo.to_decoded(detections.landmarks))
+
+
 def align(photo: Photo, detections: Detections) -> Crops:
     """The faces, upright and at a fixed size, cut from the decoded pixels.
 
@@ -65,40 +74,31 @@ def align(photo: Photo, detections: Detections) -> Crops:
         (N, 112, 112, 3) uint8 BGR. What lies outside the photo is black, as in training.
     """
     crops = np.zeros((len(detections), SIDE, SIDE, 3), np.uint8)
-    if not len(detections):
-        return crops
-    for crop, matrix in zip(
-        crops, umeyama(detections.landmarks * np.array(photo.scale)), strict=True
-    ):
-        pixels, matrix = _shrunk(photo.pixels, matrix)
-        cv2.warpAffine(pixels, matrix, (SIDE, SIDE), dst=crop, flags=cv2.INTER_LINEAR)
+    for crop, matrix in zip(crops, to_crops(photo, detections), strict=True):
+        crop[:] = cut(photo.pixels, matrix, SIDE)
     return crops
 
 
-def _shrunk(
-    pixels: NDArray[np.uint8], matrix: NDArray[np.float64]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Pixels averaged so that bilinear sampling skips none, and the matrix to use on them.
+def cut(pixels: Pixels, matrix: NDArray[np.float64], side: int) -> Pixels:
+    """A square seen through an affine map; black where it reaches outside.
 
-    Bilinear sampling looks at 2 x 2 pixels; where a crop shrinks the photo by a whole factor or
-    more, the pixels in between would be lost (aliasing), so the face's surroundings are first
-    averaged over blocks of that factor.
+    Bilinear sampling looks at 2 x 2 pixels. Where the map shrinks more than that, the pixels in
+    between would be lost (aliasing), so the square is sampled at a whole multiple of its size, no
+    two samples more than two pixels apart, and averaged down.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        matrix: (2, 3) similarity, possibly mirrored, from `pixels` to the square.
+        side: of the square, pixels.
+
+    Returns:
+        (side, side, 3) uint8.
     """
-    factor = int(1.0 / np.hypot(*matrix[:, 0]))
-    if factor < 2:
-        return pixels, matrix
-    corners = np.array([[0, 0, 1], [SIDE, 0, 1], [0, SIDE, 1], [SIDE, SIDE, 1]], np.float64)
-    inverse = cv2.invertAffineTransform(matrix)
-    reach = corners @ np.asarray(inverse, np.float64).T
-    height, width = pixels.shape[:2]
-    low = np.clip(np.floor(reach.min(axis=0)).astype(int) - factor, 0, [width, height])
-    high = np.clip(np.ceil(reach.max(axis=0)).astype(int) + factor, 0, [width, height])
-    size = np.maximum((high - low) // factor, 1)
-    part = pixels[low[1] : low[1] + size[1] * factor, low[0] : low[0] + size[0] * factor]
-    if 0 in part.shape:
-        return pixels, matrix
-    small = cv2.resize(part, tuple(size.tolist()), interpolation=cv2.INTER_AREA)
-    # a pixel of `small` at u covers factor pixels around low + factor * u + (factor - 1) / 2
-    linear = matrix[:, :2] * factor
-    shift = matrix[:, 2] + matrix[:, :2] @ (low + (factor - 1) / 2)
-    return np.asarray(small, np.uint8), np.column_stack([linear, shift])
+    shrink = 1 / math.hypot(matrix[0, 0], matrix[1, 0])
+    n = max(1, math.ceil(shrink / 2))
+    # the middle of pixel u of the square is the middle of the pixels n u .. n u + n - 1
+    grown = n * matrix + np.array([[0, 0, (n - 1) / 2]])
+    square = cv2.warpAffine(pixels, grown, (n * side, n * side), flags=cv2.INTER_LINEAR)
+    if n > 1:
+        square = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(square, np.uint8)

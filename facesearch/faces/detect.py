@@ -1,38 +1,54 @@
-"""Photo to faces: YuNet through OpenCV, at several scales, merged.
+"""Photo to faces: found at several scales, merged, and each looked at a second time.
 
-One scale is not enough for an archive: a face that fills a large photo is only found when the photo
-is made small, a small one only when it is not. The detector runs at each of `DetectSpec.sizes`
-(longer side, pixels) that the photo has, each finding the faces that suit it, and overlapping finds
-become one.
+**Scales.** A face that fills a large photo is only found when the photo is made small, a small one
+only when it is not. The detector runs at each of `DetectSpec.sizes` (longer side, pixels) that the
+photo has; overlapping finds become one.
+
+**Second look.** Where YuNet puts a landmark depends on how large the face is to it and how it lies
+on its grids: by 2.6 pixels of a 112-pixel crop on LFW, between three scales of the same photo. So
+every face found is cut out upright, at the size YuNet sees best, and looked at four times (as it
+is and mirrored, on the grid and half a step off it); the four are averaged. That leaves 1.0 pixel,
+and makes all of a face's numbers independent of the scale it was found at. On LFW it lowers FNIR at
+FPIR 1 % by a quarter. It tells faces from the rest, too: of what the first look takes for a face at
+0.5 or more, true ones keep 0.87, the others drop below 0.7. See docs/detection.md.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from pathlib import Path
-from typing import cast
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facesearch.errors import ModelError
-from facesearch.resources import shipped
+from facesearch.faces.align import TEMPLATE, cut, umeyama
+from facesearch.faces.yunet import STRIDE, YuNet
 from facesearch.settings import DetectSpec
-from facesearch.values import F32, Detections, Photo, Pixels
+from facesearch.values import Detections, Photo, Pixels
 
-WEIGHTS = "face_detection_yunet_2023mar_int8bq.onnx"
-SHA256 = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
-"""Of the weights, as OpenCV Zoo publishes them."""
-TOP = 5000
-"""Most candidates the detector considers a scale."""
+WORTHWHILE = 1.5
+"""A scale is run only if it is smaller than the next larger one by this factor."""
+CANDIDATE = 0.5
+"""Least confidence at the first look; `DetectSpec.score` applies to the second."""
+CONTAINED = 0.8
+"""A box that lies within another by this part of its area is the same face, seen in part."""
+
+LOOK_SIDE = 96
+"""Side of the square in which a face is looked at again, pixels."""
+LOOK_SCALE = 0.75
+"""Size of the face in it, over its size in a crop: eyes 26 pixels apart."""
+LOOKS = 4
+"""Looks at each."""
+NEAR, FAR = 0.5, 1.0
+"""A look may find the face this far from where it is expected, in distances between the eyes: the
+look that counts, and the one that corrects the first landmarks if that fails."""
+
+_EXPECTED = (TEMPLATE - TEMPLATE.mean(axis=0)) * LOOK_SCALE + LOOK_SIDE / 2
+_EYES = float(np.linalg.norm(_EXPECTED[1] - _EXPECTED[0]))
 
 
 class Detector:
-    """YuNet, loaded. `detect` may be called from any number of threads.
-
-    OpenCV's own threads are switched off for the process: the callers' threads are the parallelism.
+    """The face detector, loaded. `detect` may be called from any number of threads.
 
     Args:
         spec: scales, confidence, overlap and smallest face.
@@ -43,76 +59,105 @@ class Detector:
 
     def __init__(self, spec: DetectSpec) -> None:
         self._spec = spec
-        self._weights = _verified(shipped("models") / WEIGHTS)
-        self._local = threading.local()
-        cv2.setNumThreads(1)
-        # OpenCV 5 warns at each load that it picks its own target
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        self._yunet = YuNet(min(CANDIDATE, spec.score))
 
     @property
     def wanted(self) -> int:
-        """Longer side, in pixels, of a photo that is decoded at no higher scale than needed."""
+        """Longer side, in pixels, that a photo has to be decoded at; more is of no use here."""
         return max(self._spec.sizes)
 
     def detect(self, photo: Photo) -> Detections:
-        """Every face in a photo, in pixels of the upright original, most confident first."""
-        height, width = photo.pixels.shape[:2]
-        longer = max(height, width)
-        sizes = sorted({min(size, longer) for size in self._spec.sizes}, reverse=True)
-        # two scales that are nearly the same find the same
-        kept = [s for i, s in enumerate(sizes) if i == 0 or s < 0.8 * sizes[i - 1]]
-        found = [self._at(photo.pixels, size / longer) for size in kept]
-        rows = np.concatenate(found)
-        back = np.array(photo.original_size, np.float32) / np.array([width, height], np.float32)
-        boxes = rows[:, :4] * np.tile(back, 2)
-        landmarks = rows[:, 4:14].reshape(-1, 5, 2) * back
-        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
-        sound = np.isfinite(rows).all(axis=1) & (sides >= self._spec.min_face)
-        order = np.flatnonzero(sound)
-        order = order[np.argsort(-rows[order, 14], kind="stable")]
-        order = order[distinct(boxes[order], self._spec.iou)]
+        """Every face in a photo, in pixels of the upright original, most confident first.
+
+        Returns:
+            N faces, none nearer to another than the spec allows. A score is the mean confidence of
+            the four second looks.
+        """
+        found = self._first_look(photo.pixels)
+        seen = [self._second_look(photo.pixels, row) for row in found]
+        rows = self._distinct(np.array(seen, np.float64).reshape(-1, 15))
+        points = photo.to_original(rows[:, :14].reshape(-1, 7, 2))
+        boxes = points[:, :2].reshape(-1, 4)
+        large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= self._spec.min_face
+        kept = large & (rows[:, 14] >= self._spec.score)
         return Detections(
-            np.ascontiguousarray(boxes[order], np.float32),
-            np.ascontiguousarray(landmarks[order], np.float32),
-            np.ascontiguousarray(rows[order, 14], np.float32),
+            np.ascontiguousarray(boxes[kept], np.float32),
+            np.ascontiguousarray(points[kept, 2:], np.float32),
+            np.ascontiguousarray(rows[kept, 14], np.float32),
         )
 
-    def _at(self, pixels: Pixels, scale: float) -> F32:
-        """(N, 15) x1 y1 x2 y2, five landmarks, score; in pixels of `pixels`."""
+    def _first_look(self, pixels: Pixels) -> NDArray[np.float64]:
+        """(N, 15) distinct candidates of all scales, best first, in pixels of `pixels`."""
         height, width = pixels.shape[:2]
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        if size != (width, height):
-            pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-        model = self._model()
-        model.setInputSize(size)
-        _, found = cast("tuple[int, F32 | None]", model.detect(pixels))
-        if found is None:
-            return np.zeros((0, 15), np.float32)
-        rows = found.copy()
-        rows[:, 2:4] = rows[:, 2:4] + rows[:, :2]
-        back = np.array([width / size[0], height / size[1]], np.float32)
-        rows[:, :14] = rows[:, :14] * np.tile(back, 7)
-        return rows
+        longer = max(height, width)
+        found, small = [], pixels
+        for size in scales(longer, self._spec.sizes):
+            wanted = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
+            if wanted != (width, height):
+                resized = cv2.resize(small, wanted, interpolation=cv2.INTER_AREA)
+                small = np.asarray(resized, np.uint8)
+            rows = self._find(small)
+            back = np.array([width, height]) / wanted
+            points = rows[:, :14].reshape(-1, 7, 2)
+            rows[:, :14] = ((points + 0.5) * back - 0.5).reshape(-1, 14)
+            found.append(rows)
+        return self._distinct(np.concatenate(found))
 
-    def _model(self) -> cv2.FaceDetectorYN:
-        if not hasattr(self._local, "model"):
-            self._local.model = cv2.FaceDetectorYN.create(
-                "onnx",
-                self._weights,
-                np.zeros(0, np.uint8),
-                (320, 320),
-                self._spec.score,
-                self._spec.iou,
-                TOP,
-            )
-        return self._local.model  # type: ignore[no-any-return]
+    def _second_look(self, pixels: Pixels, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A candidate, (15,) in pixels of `pixels`, as it is seen cut out and upright."""
+        seen = self._looked_at(pixels, row, NEAR)
+        if seen[14] < self._spec.score:  # first landmarks stray where faces overlap or are cut off
+            seen = self._looked_at(pixels, self._looked_at(pixels, row, FAR), NEAR)
+        return seen
+
+    def _looked_at(
+        self, pixels: Pixels, row: NDArray[np.float64], reach: float
+    ) -> NDArray[np.float64]:
+        """A face near `row`, on average of four looks; one that does not find it counts as 0."""
+        upright = umeyama(row[4:14].reshape(1, 5, 2), _EXPECTED)[0]
+        looks = []
+        for shift in (0, STRIDE // 2):
+            square = cut(pixels, upright + np.array([[0, 0, shift]]), LOOK_SIDE)
+            mirrored = np.asarray(cv2.flip(square, 1), np.uint8)
+            for rows in (self._find(square), unmirrored(self._find(mirrored), LOOK_SIDE)):
+                rows[:, :14] -= shift
+                off = np.linalg.norm(rows[:, 4:14].reshape(-1, 5, 2) - _EXPECTED, axis=2)
+                near = off.mean(axis=1)
+                if near.min(initial=np.inf) <= reach * _EYES:
+                    looks.append(rows[near.argmin()])
+        if not looks:
+            return np.append(row[:14], 0.0)
+        mean = np.mean(looks, axis=0)
+        mean[14] *= len(looks) / LOOKS
+        return turned(mean, np.asarray(cv2.invertAffineTransform(upright), np.float64))
+
+    def _find(self, pixels: Pixels) -> NDArray[np.float64]:
+        return self._yunet.find(pixels).astype(np.float64)
+
+    def _distinct(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows = rows[np.argsort(-rows[:, 14], kind="stable")]
+        return rows[distinct(rows[:, :4], self._spec.iou)]
 
 
-def distinct(boxes: F32, iou: float) -> NDArray[np.intp]:
+def scales(longer: int, sizes: Iterable[int]) -> list[int]:
+    """The longer sides to run a photo at, largest first: never enlarged, none nearly the same.
+
+    Args:
+        longer: the photo's longer side, pixels.
+        sizes: longer sides asked for.
+    """
+    runs: list[int] = []
+    for size in sorted({min(size, longer) for size in sizes}, reverse=True):
+        if not runs or size * WORTHWHILE <= runs[-1]:
+            runs.append(size)
+    return runs
+
+
+def distinct(boxes: NDArray[np.float64], iou: float) -> NDArray[np.intp]:
     """Rows of (N, 4) boxes, best first, that overlap none kept before them.
 
     Two boxes are one face if their intersection over union reaches `iou`, or one lies almost wholly
-    (0.8 of its area) within the other: a scale may see only part of a large face.
+    within the other: a large scale may see only part of a large face.
     """
     keep: list[int] = []
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -123,18 +168,29 @@ def distinct(boxes: F32, iou: float) -> NDArray[np.intp]:
         common = np.prod(np.clip(high - low, 0, None), axis=1)
         smaller = np.minimum(areas[i], areas[keep])
         union = areas[i] + areas[keep] - common
-        if not ((common >= iou * union) | (common >= 0.8 * smaller)).any():
+        if not ((common >= iou * union) | (common >= CONTAINED * smaller)).any():
             keep.append(i)
     return np.array(keep, np.intp)
 
 
-def _verified(path: Path) -> NDArray[np.uint8]:
-    try:
-        data = path.read_bytes()
-    except OSError as err:
-        raise ModelError(f"{path}: cannot be read ({err.strerror}); reinstall facesearch") from err
-    if hashlib.sha256(data).hexdigest() != SHA256:
-        raise ModelError(
-            f"{path}: not the detector that ships (wrong sha256); reinstall facesearch"
-        )
-    return np.frombuffer(data, np.uint8)
+def unmirrored(rows: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """(N, 15) finds in a picture mirrored left to right, as they lie in the picture itself."""
+    rows = rows.copy()
+    rows[:, 0:14:2] = width - 1 - rows[:, 0:14:2]
+    rows[:, [0, 2]] = rows[:, [2, 0]]
+    landmarks = rows[:, 4:14].reshape(-1, 5, 2)  # the mirror swaps left and right
+    rows[:, 4:14] = landmarks[:, [1, 0, 2, 4, 3]].reshape(-1, 10)
+    return rows
+
+
+def turned(row: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A find, (15,), through a (2, 3) similarity.
+
+    The box becomes the upright rectangle around its inscribed ellipse, turned: it does not grow
+    with the angle as one around the turned corners would.
+    """
+    linear, shift = matrix[:, :2], matrix[:, 2]
+    middle = linear @ (row[:2] + row[2:4]) / 2 + shift
+    half = np.sqrt(linear**2 @ ((row[2:4] - row[:2]) / 2) ** 2)
+    landmarks = row[4:14].reshape(5, 2) @ linear.T + shift
+    return np.concatenate([middle - half, middle + half, landmarks.ravel(), row[14:]])

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from facesearch.faces.align import SIDE, align
+from facesearch.faces.align import align, to_crops
 from facesearch.faces.detect import Detector
 from facesearch.photos.decode import decode
 from facesearch.settings import DetectSpec, PhotoLimits
-from facesearch.values import F32, Crops, Detections
-
-CROP_PER_BOX = 1.25
-"""Side of what a crop shows over the side of YuNet's box, about."""
+from facesearch.values import Crops, Detections, Photo
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +64,25 @@ class Extractor:
         """
         photo = decode(data, name, self._limits, self._detector.wanted)
         detections = self._detector.detect(photo)
-        size = photo.original_size
-        if len(detections) and min(photo.scale) < 1.0:
-            # longer side at which the smallest face fills a crop
-            wanted = max(size) * SIDE / (CROP_PER_BOX * float(_sides(detections).min()))
-            if wanted > max(photo.pixels.shape):
-                photo = decode(data, name, self._limits, int(min(wanted, max(size))))
-        return Extraction(name, photo.sha256, size, detections, align(photo, detections))
+        wanted = finer(photo, detections)
+        if wanted is not None:
+            photo = decode(data, name, self._limits, wanted)
+        return Extraction(
+            name, photo.sha256, photo.original_size, detections, align(photo, detections)
+        )
+
+
+def finer(photo: Photo, detections: Detections) -> int | None:
+    """The longer side to decode a photo at so that no crop has more pixels than its face.
+
+    None if the photo as it is decoded will do, or has no more to give.
+    """
+    longer, most = max(photo.pixels.shape), max(photo.original_size)
+    if not len(detections) or longer >= most:
+        return None
+    matrices = to_crops(photo, detections)
+    enlarged = float(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).max())
+    return min(math.ceil(longer * enlarged), most) if enlarged > 1 else None
 
 
 def principal(detections: Detections, size: tuple[int, int]) -> int:
@@ -86,8 +97,8 @@ def principal(detections: Detections, size: tuple[int, int]) -> int:
     return int(np.argmin(off - _sides(detections)))
 
 
-def _sides(detections: Detections) -> F32:
+def _sides(detections: Detections) -> NDArray[np.float32]:
     """(N,) side of the square as large as each box."""
     width, height = (detections.boxes[:, 2:] - detections.boxes[:, :2]).T
-    area: F32 = np.maximum(width * height, 1.0)
+    area: NDArray[np.float32] = np.maximum(width * height, 1.0)
     return np.sqrt(area)

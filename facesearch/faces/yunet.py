@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,12 +27,12 @@ SHA256 = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
 
 STRIDE = 8
 """Spacing, in pixels, of YuNet's finest grid."""
-OVERLAP = 0.3
+OVERLAP = 0.5
 """Boxes overlapping by this much (intersection over union) are one face to a single run."""
 CANDIDATES = 5000
 """Most boxes looked at in a single run."""
-LEAST_SPREAD = 0.02
-"""Landmarks that scatter less than this, over the box's side, have collapsed: no face has them."""
+LEAST_SPREAD = 0.1
+"""Landmarks that lie within this part of the box's side have collapsed: no face has them so."""
 
 _loading = threading.Lock()
 
@@ -72,18 +73,28 @@ class YuNet:
         """
         network = self._network()
         network.setInputSize((pixels.shape[1], pixels.shape[0]))
-        _, found = network.detect(pixels)
-        if found is None:
+        found: Any = network.detect(pixels)[1]
+        if found is None:  # no face; OpenCV's stubs do not say so
             return np.zeros((0, 15), np.float32)
         rows = np.array(found, np.float32)
         rows[:, 2:4] += rows[:, :2]  # width, height -> x2, y2
-        return rows[_sound(rows)]
+        return rows[sound(rows)]
 
     def _network(self) -> cv2.FaceDetectorYN:
-        network: cv2.FaceDetectorYN | None = getattr(self._local, "network", None)
-        if network is None:
-            network = self._local.network = _load(self._weights, self._score)
+        if not hasattr(self._local, "network"):
+            self._local.network = _load(self._weights, self._score)
+        network: cv2.FaceDetectorYN = self._local.network
         return network
+
+
+def sound(rows: F32) -> NDArray[np.bool_]:
+    """Which of (N, 15) finds could be a face: finite, with an area, landmarks apart."""
+    landmarks = rows[:, 4:14].reshape(-1, 5, 2)
+    with np.errstate(invalid="ignore"):  # a comparison with NaN is false
+        spread = (landmarks.max(axis=1) - landmarks.min(axis=1)).max(axis=1)
+        side = (rows[:, 2:4] - rows[:, :2]).min(axis=1)
+        apart: NDArray[np.bool_] = (side > 0) & (spread > LEAST_SPREAD * side)
+    return apart & np.isfinite(rows).all(axis=1)
 
 
 def _load(weights: NDArray[np.uint8], score: float) -> cv2.FaceDetectorYN:
@@ -113,12 +124,3 @@ def _verified(path: Path) -> NDArray[np.uint8]:
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise ModelError(f"{path}: not the detector that ships (sha256); reinstall facesearch")
     return np.frombuffer(data, np.uint8)
-
-
-def _sound(rows: F32) -> NDArray[np.bool_]:
-    finite = np.isfinite(rows).all(axis=1)
-    rows = np.where(finite[:, None], rows, 0)
-    side = (rows[:, 2:4] - rows[:, :2]).min(axis=1)
-    spread = rows[:, 4:14].reshape(-1, 5, 2).std(axis=1).max(axis=1)
-    sound: NDArray[np.bool_] = finite & (side > 0) & (spread > LEAST_SPREAD * side)
-    return sound

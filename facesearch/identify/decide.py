@@ -25,7 +25,8 @@ class Identification:
     Attributes:
         photo: path or name of the probe.
         size: (width, height) of the upright photo in pixels.
-        gallery: number of enrolled identities searched, N.
+        gallery: number of enrolled identities searched.
+        enrolled_faces: number of their faces: what the threshold depends on.
         faces: one answer for every face found, most confident detection first; empty if the photo
             shows none.
         principal: which of `faces` the photo is of, by size and place; None if there is none.
@@ -35,6 +36,7 @@ class Identification:
     photo: str
     size: tuple[int, int]
     gallery: int
+    enrolled_faces: int
     faces: tuple[ProbeFace, ...]
     principal: int | None
     warnings: tuple[str, ...] = ()

@@ -67,7 +67,7 @@ class Rule:
     calibration: StoredCalibration | None
 
     def __call__(self, gallery: int) -> Judgement:
-        """How scores against N enrolled are judged.
+        """How scores against N enrolled faces are judged.
 
         Raises:
             UsageError: a rate or the prior is out of range, or the model has neither a calibration
@@ -88,8 +88,8 @@ class Rule:
             raise UsageError(f"FPIR {rate:g} is not between 0 and 1, both exclusive")
         if gallery > GROWTH * values.gallery:
             warnings.append(
-                f"calibration {stored.id} was made for {values.gallery:,} enrolled and there are "
-                f"{gallery:,}: its threshold was adjusted, but calibrate again"
+                f"calibration {stored.id} was made for {values.gallery:,} enrolled faces and there "
+                f"are {gallery:,}: its threshold was adjusted, but calibrate again"
             )
         if self.threshold is None and rate < RULE_OF_THREE / values.probes:
             warnings.append(
@@ -100,7 +100,7 @@ class Rule:
         size = max(gallery, 1)
         threshold = set_by_caller(self.threshold)
         if threshold is None:
-            origin = f"FPIR {100 * rate:g} % at {gallery:,} enrolled, calibration {stored.id}"
+            origin = f"FPIR {100 * rate:g} % at {gallery:,} enrolled faces, calibration {stored.id}"
             origin += f" on {values.data}"
             threshold = Threshold(model.threshold(size, rate), origin, rate, gallery)
         if own is None:

@@ -60,7 +60,8 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        judge: gallery size N to how scores are judged.
+        judge: number of enrolled faces searched to how scores are judged.
+        enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
     """
 
@@ -69,13 +70,14 @@ class Query:
     embedder: Embedder
     top: int
     judge: Callable[[int], Judgement]
+    enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
         vectors = np.concatenate([e.vectors for e in embedded])
-        found, sizes = [], []
+        found, identities, faces_enrolled = [], 0, 0
         for collection, live in self.targets:
             index = live()
             allowed = self._allowed(collection)
@@ -91,8 +93,9 @@ class Query:
                     gallery.faces_by_id(self.database, face_ids[face_ids > 0].tolist()),
                 )
             )
-            sizes.append(index.enrolled(allowed))
-        judgement = self.judge(sum(sizes))
+            identities += index.enrolled(allowed)
+            faces_enrolled += self.enrolled_faces(collection, index.revision)
+        judgement = self.judge(faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
             rows = slice(start, start + len(embeddings))
@@ -102,7 +105,13 @@ class Query:
             main = principal(extraction.detections, extraction.size) if faces else None
             answers.append(
                 Identification(
-                    extraction.name, extraction.size, sum(sizes), faces, main, judgement.warnings
+                    extraction.name,
+                    extraction.size,
+                    identities,
+                    faces_enrolled,
+                    faces,
+                    main,
+                    judgement.warnings,
                 )
             )
         return answers

@@ -1,7 +1,7 @@
 """A generation on disk, verified and mapped.
 
-Every file is hashed each time a process opens it, before FAISS or a query sees a byte: about half a
-second for a million faces, during which the operating system reads in what searches need anyway.
+Every file is hashed each time a process opens it, before FAISS or a query sees a byte: 0.6 s for a
+million faces of 128 dimensions, and the operating system then holds what searches read anyway.
 """
 
 from __future__ import annotations

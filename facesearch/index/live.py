@@ -138,7 +138,8 @@ class LiveIndex:
         Args:
             identities: (M,) int64, distinct: count only these; None for all.
         """
-        base, delta = self._state.base.identities, self._state.delta.identities
+        state = self._state
+        base, delta = state.base.identities, state.delta.identities
         if identities is None:
             return len(base) + len(delta) - int(np.isin(delta, base).sum())
         return int((np.isin(identities, base) | np.isin(identities, delta)).sum())

@@ -27,6 +27,8 @@ from facesearch.values import F16, F32, I64
 
 _FACES_AN_IDENTITY = 4
 """Rows fetched at first for every identity wanted."""
+_LOOKUP_ROWS = 100
+"""Looking up one identity's faces costs about as much as testing this many rows (measured)."""
 _GROWTH = 8
 _MOST_ROWS = 4096
 
@@ -74,16 +76,29 @@ class Faces:
         found: I64 = rows[self.face_ids[rows] == face_ids]
         return found
 
-    def find_identities(self, identity_ids: I64) -> I64:
-        """Rows of the faces of these (distinct) identities."""
+    def among(self, scope: Scope) -> Mask | None:
+        """(N,) bool, the rows in scope; None if nothing is restricted."""
+        chosen: Mask | None = None
+        if scope.identities is not None:
+            chosen = self._of_identities(scope.identities)
+        if scope.faces is not None:
+            named = np.zeros(len(self), np.bool_)
+            named[self.find(scope.faces)] = True
+            chosen = named if chosen is None else chosen & named
+        return chosen
+
+    def _of_identities(self, identity_ids: I64) -> Mask:
+        if len(identity_ids) * _LOOKUP_ROWS > len(self):
+            return np.isin(self.identity_ids, identity_ids)
         starts, stops = (
             np.searchsorted(self.identity_ids, identity_ids, side, sorter=self.by_identity)
             for side in ("left", "right")
         )
         counts = stops - starts
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows: I64 = self.by_identity[np.repeat(starts, counts) + steps]
-        return rows
+        chosen = np.zeros(len(self), np.bool_)
+        chosen[self.by_identity[np.repeat(starts, counts) + steps]] = True
+        return chosen
 
     @cached_property
     def by_identity(self) -> I64:
@@ -187,16 +202,10 @@ class Segment:
 
     def _allowed(self, base: Mask | None, scope: Scope) -> Mask | None:
         """The rows of `base` that are in scope; None if all rows are."""
-        allowed = base
-        for rows in (
-            None if scope.identities is None else self.faces.find_identities(scope.identities),
-            None if scope.faces is None else self.faces.find(scope.faces),
-        ):
-            if rows is not None:
-                chosen = np.zeros(len(self), np.bool_)
-                chosen[rows] = True if allowed is None else allowed[rows]
-                allowed = chosen
-        return allowed
+        chosen = self.faces.among(scope)
+        if base is None or chosen is None:
+            return base if chosen is None else chosen
+        return base & chosen
 
     def _distinct(self, allowed: Mask | None, scope: Scope) -> int:
         """How many identities have allowed rows."""

@@ -294,14 +294,18 @@ def erase(database: Database, collection: Collection, identity_id: int) -> list[
     return face_ids
 
 
-def enrolled(database: Database, collection: Collection) -> int:
-    """How many identities have at least one face: the gallery size N."""
+def enrolled_faces(
+    database: Database, collection: Collection, where: Mapping[str, JSONValue] | None = None
+) -> int:
+    """How many faces the identities have whose metadata has every key and value of `where`."""
+    query = select(func.count()).where(
+        FaceRow.collection_id == collection.id, FaceRow.identity_id.is_not(None)
+    )
+    if where:
+        query = query.join(IdentityRow, IdentityRow.id == FaceRow.identity_id)
+        query = query.where(*_metadata(where))
     with database.read() as connection:
-        return connection.execute(
-            select(func.count(func.distinct(FaceRow.identity_id))).where(
-                FaceRow.collection_id == collection.id
-            )
-        ).scalar_one()
+        return connection.execute(query.select_from(FaceRow)).scalar_one()
 
 
 def _metadata(where: Mapping[str, JSONValue]) -> list[ColumnElement[bool]]:

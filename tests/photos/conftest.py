@@ -23,7 +23,7 @@ def _encode(picture: Image.Image, form: str, **options: Any) -> bytes:
 @pytest.fixture(scope="session")
 def portrait(demo_photos: Path) -> Image.Image:
     """An RGB portrait of 90 x 110 pixels."""
-    with Image.open(demo_photos / "barack_obama.jpg") as photo:
+    with Image.open(demo_photos / "people" / "Barack_Obama" / "barack_obama.jpg") as photo:
         return photo.convert("RGB").resize((90, 110))
 
 

@@ -70,7 +70,7 @@ def test_pixels_can_be_used_by_anything(samples: dict[str, bytes]) -> None:
 
 
 def test_read_photo(demo_photos: Path) -> None:
-    path = demo_photos / "barack_obama.jpg"
+    path = demo_photos / "people" / "Barack_Obama" / "barack_obama.jpg"
     photo = read_photo(path, LIMITS)
     assert photo.name == str(path)
     with Image.open(path) as expected:

@@ -262,12 +262,11 @@ def set_aside(data: Scores) -> tuple[Scores, list[Suspect]]:
             found[a, b] = Suspect(a, b, score, comparisons * model.fmr(score))
     if not found:
         return data, []
-    same = {b: a for a, b in sorted(found)}
-    probes, gallery = (
-        np.array([same.get(p, p) for p in side.tolist()], np.int64)
-        for side in (data.probes, data.gallery)
-    )
-    return Scores(data.scores, probes, gallery), list(found.values())
+    person = np.arange(int(max(data.probes.max(), data.gallery.max())) + 1)
+    for a, b in found:
+        person[person == person[b]] = person[a]
+    merged = Scores(data.scores, person[data.probes], person[data.gallery])
+    return merged, list(found.values())
 
 
 def _score_expected(model: FpirModel, comparisons: int) -> float:

@@ -106,3 +106,14 @@ def test_one_person_under_two_names_is_noticed_and_set_aside() -> None:
     assert set_aside(clean)[1] == []
     same = calibrate(left, 200, (0.03,), resamples=2)[0].threshold
     assert same == pytest.approx(calibrate(clean, 200, (0.03,), resamples=2)[0].threshold, abs=2e-3)
+
+
+def test_three_names_of_one_person() -> None:
+    people: I64 = np.arange(500)
+    dirty = Scores(draw(np.random.default_rng(5), 500, 500).scores, people, people)
+    for a, b in ((9, 40), (40, 70), (5, 70)):
+        dirty.scores[a, b] = dirty.scores[b, a] = 0.95
+    left, found = set_aside(dirty)
+    assert {(s.probe, s.gallery) for s in found} == {(9, 40), (40, 70), (5, 70)}
+    assert not left.strangers[np.ix_([5, 9, 40, 70], [5, 9, 40, 70])].any()
+    assert left.strangers.sum() == 500 * 500 - 496 - 16

@@ -34,7 +34,8 @@ from facesearch.values import F32, JSONValue
 F64 = NDArray[np.float64]
 
 TAIL = 0.02
-"""Share of the pooled scores that the tail is fitted to. `docs/calibration.md` compares others."""
+"""Share of the pooled scores that the tail is fitted to. Chosen on LFW, by 30 splits, among 0.002,
+0.005, 0.01 and 0.02: the least scattered FPIR of those with the shape fitted."""
 SHAPE_PRIOR = 0.1
 """Standard deviation of the shape parameter expected before any data: small, cosines of
 high-dimensional vectors have nearly normal tails. It decides only where the scores are few."""

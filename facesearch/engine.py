@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 from facesearch import library
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import collections, feed, gallery, ledger
+from facesearch.store import calibrations, collections, feed, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import Failure, Identity, JSONValue, Threshold
+from facesearch.values import Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from facesearch.faces.embed import Embedder
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.identify.decide import Identification
+    from facesearch.identify.learn import Calibrated
     from facesearch.identify.query import FaceMatches, Query
     from facesearch.index.live import IndexStatus, LiveIndex
     from facesearch.index.manifest import IndexHome
@@ -156,21 +157,14 @@ class Engine:
             UsageError: the folder has no people in it.
             As `ingest` otherwise.
         """
-        from facesearch.ingest.enroll import enroll, from_folders, from_manifest
+        from facesearch.ingest.enroll import enroll
 
         ignored: dict[str, int] = {}
         entries: Iterable[Entry]
-        if not isinstance(source, str | os.PathLike):
-            entries = source
-        elif Path(source).is_dir():
-            entries = from_folders(Path(source), ignored)
-        elif Path(source).suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
-            entries = list(from_manifest(Path(source)))
+        if isinstance(source, str | os.PathLike):
+            entries = _entries(Path(source), ignored)
         else:
-            raise UsageError(
-                f"{source}: enrol a folder of folders NAME/*.jpg, a .csv or .jsonl list, "
-                "or one photo with --name"
-            )
+            entries = source
         worker = self._worker(collection, progress)
         report = enroll(worker, entries, move=move)
         report.ingest.ignored |= ignored
@@ -187,6 +181,7 @@ class Engine:
         top: int | None = None,
         threshold: float | None = None,
         fpir: float | None = None,
+        prior: float | None = None,
         where: Mapping[str, JSONValue] | None = None,
     ) -> Identification:
         """Answer "who is this?" for every face in a photo.
@@ -195,8 +190,11 @@ class Engine:
             photo: the probe's path; nothing of it is stored.
             collection: one or several collections of the same model.
             top: distinct identities offered a face; default from the settings.
-            threshold: cosine at or above which a candidate is a match; default measured.
-            fpir: false-positive identification rate for the default threshold.
+            threshold: cosine at or above which a candidate is a match; default from the active
+                calibration, else measured for the model.
+            fpir: false-positive identification rate that the threshold is to keep.
+            prior: chance that a face in the photo is of somebody enrolled, for the chance of a
+                false match; default from the settings.
             where: search only identities whose metadata has these keys and values.
 
         Raises:
@@ -206,7 +204,7 @@ class Engine:
             UsageError: an option is out of range, or the model has no measured threshold.
             IndexFileError: an index is damaged; `build_index` makes it anew.
         """
-        query = self._query(collection, top, threshold, fpir, where)
+        query = self._query(collection, top, threshold, fpir, prior, where)
         extraction = self.extract(photo)
         return query.identify([extraction])[0]
 
@@ -218,13 +216,14 @@ class Engine:
         top: int | None = None,
         threshold: float | None = None,
         fpir: float | None = None,
+        prior: float | None = None,
         where: Mapping[str, JSONValue] | None = None,
     ) -> Iterator[Identification | Failure]:
         """`identify` for many photos, read in parallel and searched in batches; in order.
 
         A photo that cannot be read gives a `Failure` in its place.
         """
-        query = self._query(collection, top, threshold, fpir, where)
+        query = self._query(collection, top, threshold, fpir, prior, where)
         return query.stream(photos, self.extract, self.threads)
 
     def search(
@@ -239,7 +238,7 @@ class Engine:
         Raises:
             As `identify`.
         """
-        query = self._query(collection, top, None, None, None)
+        query = self._query(collection, top, None, None, None, None)
         return query.faces(self.extract(photo))
 
     def extract(self, photo: str | os.PathLike[str]) -> Extraction:
@@ -251,6 +250,69 @@ class Engine:
         extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
         assert not isinstance(extraction, str)
         return extraction
+
+    # --- calibration
+
+    def calibrate(
+        self,
+        source: str | os.PathLike[str] | Sequence[Entry] | None = None,
+        collection: str = DEFAULT,
+        *,
+        fpir: float | None = None,
+        gallery_size: int | None = None,
+    ) -> Calibrated:
+        """Find the threshold that keeps a rate of false alarms; `identify` uses it from then on.
+
+        Args:
+            source: labelled photos, as for `enroll`, which are not stored; None for the people
+                enrolled in the collection.
+            collection: the collection it is for.
+            fpir: false-positive identification rate; default from the settings.
+            gallery_size: enrolled faces to calibrate for; default as many as there are.
+
+        Raises:
+            UsageError: the labelled photos do not support the rate: the message says which they
+                do, and how many more people are needed.
+            NotFoundError: no such collection.
+            ManifestError: the manifest is malformed.
+        """
+        from facesearch.identify import labelled
+        from facesearch.identify.learn import learn
+
+        found = self.collection(collection)
+        size = self.counts(collection).enrolled_faces if gallery_size is None else gallery_size
+        if source is None:
+            faces = labelled.from_collection(self.database, found)
+            described = f"collection '{collection}'"
+        else:
+            if isinstance(source, str | os.PathLike):
+                described = os.path.abspath(os.fspath(source))
+                entries = _entries(Path(source), {})
+            else:
+                described, entries = "the caller's list", source
+            embedder = self.embedder(found.contract.name)
+            collections.require_contract(found, embedder.contract)
+            faces = labelled.from_entries(entries, self.extract, embedder, self.threads)
+        rate = self.settings.identify.fpir if fpir is None else fpir
+        learned = learn(faces, found.contract, size, rate, described)
+        stored = calibrations.add(self.database, found, learned.new)
+        return learned.stored(stored, collection, faces)
+
+    def calibrations(self, collection: str = DEFAULT) -> list[calibrations.StoredCalibration]:
+        """The calibrations of a collection, oldest first."""
+        return calibrations.every(self.database, self.collection(collection))
+
+    def activate_calibration(self, number: int | None, collection: str = DEFAULT) -> None:
+        """Make a stored calibration the one that `identify` uses; None: use the default rule.
+
+        Raises:
+            NotFoundError: there is none of that number.
+        """
+        found = self.collection(collection)
+        if number is None:
+            calibrations.deactivate(self.database, found)
+        else:
+            calibrations.activate(self.database, found, number)
 
     # --- identities
 
@@ -447,11 +509,11 @@ class Engine:
         top: int | None,
         threshold: float | None,
         fpir: float | None,
+        prior: float | None,
         where: Mapping[str, JSONValue] | None,
     ) -> Query:
-        from facesearch.identify.decide import fixed
+        from facesearch.identify.judge import Rule
         from facesearch.identify.query import Query
-        from facesearch.identify.threshold import default_threshold
 
         searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
         if not searched:
@@ -461,24 +523,28 @@ class Engine:
             collections.require_contract(collection, embedder.contract)
         settings = self.settings.identify
         value = settings.threshold if threshold is None and fpir is None else threshold
-        rate = settings.fpir if fpir is None else fpir
         if top is not None and top < 1:
             raise UsageError(f"top = {top}: ask for at least one candidate")
         if value is not None and not -1.0 <= value <= 1.0:
             raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
 
-        def rule(enrolled_faces: int) -> Threshold:
-            if value is not None:
-                return fixed(value)
-            return default_threshold(embedder.contract, enrolled_faces, rate)
-
+        # a calibration is of one collection: of several together nothing is known
+        one = searched[0] if len(searched) == 1 else None
+        rule = Rule(
+            contract=embedder.contract,
+            threshold=value,
+            fpir=fpir,
+            default_fpir=settings.fpir,
+            prior=settings.prior if prior is None else prior,
+            calibration=calibrations.active(self.database, one) if one else None,
+        )
         rule(1)  # complain about the rate, or a model without a measured threshold, before working
         return Query(
             database=self.database,
             targets=[(c, partial(self.live, c)) for c in searched],
             embedder=embedder,
             top=settings.top if top is None else top,
-            threshold=rule,
+            judge=rule,
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
         )
@@ -501,6 +567,20 @@ class Engine:
         data = read_bytes(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
         return sha256 if known(sha256) else self.extractor(data, path)
+
+
+def _entries(source: Path, ignored: dict[str, int]) -> Iterable[Entry]:
+    """The labelled photos of a folder of folders, or of a manifest, which is checked at once."""
+    from facesearch.ingest.enroll import from_folders, from_manifest
+
+    if source.is_dir():
+        return from_folders(source, ignored)
+    if source.suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
+        return list(from_manifest(source))
+    raise UsageError(
+        f"{source}: neither a folder of folders NAME/*.jpg nor a .csv or .jsonl list "
+        "(one photo is enrolled with --name)"
+    )
 
 
 def _walk(found: Iterable[Found | Ignored | Failure], report: Report) -> Iterator[str | Failure]:

@@ -128,6 +128,7 @@ CONFIG_TEMPLATE = """\
 [identify]
 # fpir = 0.01                 # false-positive rate that the measured threshold keeps
 # top = 5                     # candidates a face
+# prior = 0.5                 # chance that a probe shows somebody enrolled
 # threshold = 0.4             # a fixed cosine instead of the measured threshold
 
 [store]

@@ -93,11 +93,13 @@ class IdentifySettings:
         fpir: false-positive identification rate the default threshold keeps.
         threshold: a fixed cosine threshold instead; None to use the measured default.
         top: candidates a probe face.
+        prior: chance that a probe shows somebody enrolled, for the chance of a false match.
     """
 
     fpir: float = 0.01
     threshold: float | None = None
     top: int = 5
+    prior: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

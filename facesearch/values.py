@@ -252,6 +252,10 @@ class Candidate:
         photo: path of the photo that face is in.
         score: cosine similarity to the probe.
         decision: MATCH or BELOW.
+        expected_fpir: share of strangers that reach this score in a gallery of this size; None
+            where nothing was measured for the model.
+        false_match: chance that this candidate is not the person in the probe, given the prior that
+            somebody enrolled is; None without a calibration that has people with several photos.
     """
 
     collection: str
@@ -263,6 +267,8 @@ class Candidate:
     photo: str
     score: float
     decision: Decision
+    expected_fpir: float | None = None
+    false_match: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +283,8 @@ class ProbeFace:
         decision: MATCH if the first candidate is, else UNKNOWN.
         threshold: the threshold applied.
         candidates: distinct identities, best first.
+        too_close: whether the first two candidates are too close to call, which another photo of
+            the probe could well put in the other order; None where that was not measured.
     """
 
     box: tuple[float, float, float, float]
@@ -286,6 +294,7 @@ class ProbeFace:
     decision: Decision
     threshold: Threshold
     candidates: tuple[Candidate, ...]
+    too_close: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,10 @@ def identify(
         float | None,
         typer.Option(help="False-positive rate of the measured threshold.  [default: 0.01]"),
     ] = None,
+    prior: Annotated[
+        float | None,
+        typer.Option(help="Chance that a face is of somebody enrolled.  [default: 0.5]"),
+    ] = None,
     where: Where = None,
     picture: Annotated[
         Path | None,
@@ -51,10 +56,13 @@ def identify(
             top=top,
             threshold=threshold,
             fpir=fpir,
+            prior=prior,
             where=common.parse_where(where),
         )
         if picture is not None:
             write_picture(engine, photo, answer, picture)
+    for warning in answer.warnings:
+        say(f"warning: {warning}")
     if common.wants_json(json):
         emit(answer)
     else:
@@ -95,20 +103,38 @@ def show(answer: Identification) -> None:
     for number, face in enumerate(answer.faces):
         x1, y1, x2, y2 = (round(v) for v in face.box)
         verdict = face.candidates[0].name if face.decision is Decision.MATCH else "unknown"
+        if face.too_close:
+            verdict += f" or {face.candidates[1].name}: too close to call"
         rows = [
-            (rank, c.name, c.external_id or "", f"{c.score:.3f}", c.decision.value, c.photo)
+            (
+                rank,
+                c.name,
+                c.external_id or "",
+                f"{c.score:.3f}",
+                c.decision.value,
+                _share(c.expected_fpir),
+                _share(c.false_match),
+                c.photo,
+            )
             for rank, c in enumerate(face.candidates, 1)
         ]
+        columns = ["rank", "identity", "external id", "score", "decision", "FPIR at score"]
+        columns += ["false match", "best enrolled photo"]
+        filled = [any(row[i] for row in rows) for i in range(len(columns))]
         common.table(
             f"face #{number} at ({x1}, {y1})-({x2}, {y2}): {verdict}",
-            ["rank", "identity", "external id", "score", "decision", "best enrolled photo"],
-            rows,
+            list(compress(columns, filled)),
+            [list(compress(row, filled)) for row in rows],
         )
     limit = answer.faces[0].threshold
     tell(
         f"threshold {limit.value:.3f} ({limit.origin}); searched {answer.enrolled_faces} faces of "
         f"{answer.gallery} identities"
     )
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
 
 
 def write_picture(engine: Engine, photo: Path, answer: Identification, picture: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from facesearch.cli import admin, common, demo, evaluate, identify, identities, photos
+from facesearch.cli import admin, calibrate, common, demo, evaluate, identify, identities, photos
 from facesearch.errors import FacesearchError
 from facesearch.version import __version__
 
@@ -51,6 +51,8 @@ app.command()(photos.ingest)
 app.command()(photos.enroll)
 app.command()(identify.identify)
 app.command()(identify.search)
+app.command()(calibrate.calibrate)
+app.add_typer(calibrate.app, name="calibrations", no_args_is_help=True)
 app.add_typer(identities.app, name="identities")
 app.command()(photos.failures)
 app.add_typer(admin.index, name="index", no_args_is_help=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from facesearch.identify.judge import Judgement
 from facesearch.store.gallery import FaceRecord
 from facesearch.values import (
     Candidate,
@@ -14,7 +15,6 @@ from facesearch.values import (
     Identity,
     Matches,
     ProbeFace,
-    Threshold,
 )
 
 
@@ -30,6 +30,7 @@ class Identification:
         faces: one answer for every face found, most confident detection first; empty if the photo
             shows none.
         principal: which of `faces` the photo is of, by size and place; None if there is none.
+        warnings: what is to be known about the threshold, a line each.
     """
 
     photo: str
@@ -38,6 +39,7 @@ class Identification:
     enrolled_faces: int
     faces: tuple[ProbeFace, ...]
     principal: int | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def answer(
     detections: Detections,
     embeddings: Embeddings,
     found: list[Found],
-    threshold: Threshold,
+    judgement: Judgement,
     top: int,
 ) -> tuple[ProbeFace, ...]:
     """One `ProbeFace` a detection: the `top` best distinct identities of all collections.
@@ -76,15 +78,16 @@ def answer(
     unknown, and its candidates are shown for investigation only.
     """
     return tuple(
-        _probe_face(detections, embeddings, row, _candidates(found, row, threshold, top), threshold)
+        _probe_face(detections, embeddings, row, _candidates(found, row, judgement, top), judgement)
         for row in range(len(detections))
     )
 
 
 def _candidates(
-    found: list[Found], row: int, threshold: Threshold, top: int
+    found: list[Found], row: int, judgement: Judgement, top: int
 ) -> tuple[Candidate, ...]:
     candidates = []
+    limit = judgement.threshold.value
     for part in found:
         for column in range(int(part.matches.counts[row])):
             identity = part.identities.get(int(part.matches.identity_ids[row, column]))
@@ -102,10 +105,15 @@ def _candidates(
                     face_id=face.face_id,
                     photo=face.photo,
                     score=score,
-                    decision=Decision.MATCH if score >= threshold.value else Decision.BELOW,
+                    decision=Decision.MATCH if score >= limit else Decision.BELOW,
                 )
             )
-    return tuple(sorted(candidates, key=lambda c: -c.score)[:top])
+    best = sorted(candidates, key=lambda c: -c.score)[:top]
+    chances = judgement.false_match([c.score for c in best])
+    return tuple(
+        replace(c, expected_fpir=judgement.expected_fpir(c.score), false_match=chance)
+        for c, chance in zip(best, chances, strict=True)
+    )
 
 
 def _probe_face(
@@ -113,7 +121,7 @@ def _probe_face(
     embeddings: Embeddings,
     row: int,
     candidates: tuple[Candidate, ...],
-    threshold: Threshold,
+    judgement: Judgement,
 ) -> ProbeFace:
     x1, y1, x2, y2 = detections.boxes[row].tolist()
     matched = bool(candidates) and candidates[0].decision is Decision.MATCH
@@ -123,11 +131,24 @@ def _probe_face(
         detection_score=float(detections.scores[row]),
         quality=float(embeddings.quality[row]),
         decision=Decision.MATCH if matched else Decision.UNKNOWN,
-        threshold=threshold,
+        threshold=judgement.threshold,
         candidates=candidates,
+        too_close=too_close(candidates, judgement.noise),
     )
 
 
-def fixed(value: float) -> Threshold:
-    """A threshold set by the caller."""
-    return Threshold(value, "set by the caller")
+def too_close(candidates: tuple[Candidate, ...], noise: float | None) -> bool | None:
+    """Whether a match leads the next candidate by less than the noise of their scores.
+
+    Args:
+        candidates: best first.
+        noise: see `Judgement`; None where it was not measured.
+
+    Returns:
+        False where there is no match, or nobody else: there is nothing to call.
+    """
+    if noise is None:
+        return None
+    if len(candidates) < 2 or candidates[0].decision is not Decision.MATCH:
+        return False
+    return candidates[0].score - candidates[1].score < noise

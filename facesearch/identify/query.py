@@ -15,13 +15,14 @@ from facesearch.errors import PhotoError
 from facesearch.faces.embed import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
 from facesearch.identify.decide import Found, Identification, answer
+from facesearch.identify.judge import Judgement
 from facesearch.index.live import LiveIndex
 from facesearch.ingest.worker import bounded_map
 from facesearch.store import gallery
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
 from facesearch.store.gallery import FaceRecord
-from facesearch.values import Failure, Identity, JSONValue, Threshold
+from facesearch.values import Failure, Identity, JSONValue
 
 BATCH_PHOTOS = 64
 """Probe photos embedded and searched together by `Query.stream`."""
@@ -59,7 +60,7 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        threshold: number of enrolled faces searched to the threshold that applies.
+        judge: number of enrolled faces searched to how scores are judged.
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
     """
@@ -68,7 +69,7 @@ class Query:
     targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
     embedder: Embedder
     top: int
-    threshold: Callable[[int], Threshold]
+    judge: Callable[[int], Judgement]
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
 
@@ -94,17 +95,23 @@ class Query:
             )
             identities += index.enrolled(allowed)
             faces_enrolled += self.enrolled_faces(collection, index.revision)
-        threshold = self.threshold(faces_enrolled)
+        judgement = self.judge(faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
             rows = slice(start, start + len(embeddings))
             start = rows.stop
             parts = [part.rows(rows) for part in found]
-            faces = answer(extraction.detections, embeddings, parts, threshold, self.top)
+            faces = answer(extraction.detections, embeddings, parts, judgement, self.top)
             main = principal(extraction.detections, extraction.size) if faces else None
             answers.append(
                 Identification(
-                    extraction.name, extraction.size, identities, faces_enrolled, faces, main
+                    extraction.name,
+                    extraction.size,
+                    identities,
+                    faces_enrolled,
+                    faces,
+                    main,
+                    judgement.warnings,
                 )
             )
         return answers

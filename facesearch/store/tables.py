@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     DateTime,
     Float,
     ForeignKey,
@@ -28,7 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from facesearch.values import JSONValue
 
-SCHEMA_HEAD = "0001"
+SCHEMA_HEAD = "0002"
 """Revision of `migrations/versions` that these tables describe."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -168,3 +169,24 @@ class RemovalRow(Base):
     face_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
     collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
     revision: Mapped[int] = mapped_column(BigInteger)
+
+
+class CalibrationRow(Base):
+    """What `calibrate` found for a collection; at most one of a collection is active."""
+
+    __tablename__ = "calibrations"
+    __table_args__ = (Index(None, "collection_id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    contract: Mapped[str] = mapped_column(Text)
+    """Key of the model contract whose scores it describes."""
+    data: Mapped[str] = mapped_column(Text)
+    """What it was made from, for people."""
+    gallery: Mapped[int] = mapped_column(Integer)
+    probes: Mapped[int] = mapped_column(Integer)
+    fpir: Mapped[float] = mapped_column(Float)
+    threshold: Mapped[float] = mapped_column(Float)
+    model: Mapped[dict[str, JSONValue]] = mapped_column(JSON)
+    """Parameters, intervals included; `facesearch.identify.active` reads and writes it."""
+    active: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)

@@ -1,6 +1,6 @@
 """Measures the default threshold of the bundled model: how high different people score.
 
-    python -m benchmarks.default_threshold ../shared/data
+    python -m benchmarks.default_threshold ../shared/data [--levers none]
 
 Ingests the photos through the engine, takes the principal face of each, and fits the constants of
 `facesearch.identify.threshold.ImpostorTail` to all comparisons between different people. Then it
@@ -32,26 +32,42 @@ from facesearch.evaluate.lfw import principal_vectors
 from facesearch.evaluate.metrics import FPIRS, SearchScores, fnir
 from facesearch.evaluate.protocol import Protocol, read_protocol
 from facesearch.identify.threshold import ImpostorTail
+from facesearch.index.adaptation import shipped_adaptation
 from facesearch.values import F32, I64, JSONValue, ModelContract
 from facesearch.version import __version__
 
-RECORD = Path(__file__).parent / "records" / "default_threshold.json"
+RECORDS = Path(__file__).parent / "records"
 
-GRID = np.round(np.arange(0.30, 0.61, 0.01), 2)
-"""Thresholds at which FMR is measured. Below the first it is over 0.7 %: too high for a gallery."""
-FIT_TO = 0.46
-"""Thresholds up to here are fitted: beyond, half of the people leave too few pairs."""
+GRID = np.round(np.arange(0.22, 0.61, 0.01), 2)
+"""Thresholds at which FMR is measured."""
 FEWEST = 10.0
 """Pairs of people that must score T or more for FMR(T) to count as measured."""
-ALIAS = 0.60
-"""Two names with a comparison this high are taken for one person and left out: LFW has a few people
-under two names, and the fitted tail expects 0.06 of its 21 million comparisons up here."""
 SOURCE = "LFW (2,869 people)"
 SIZES = (100, 300, 1000)
 RESAMPLES = 200
 
 F64 = NDArray[np.float64]
 Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Where on the scale of scores things are.
+
+    Attributes:
+        fit_from: thresholds from here are fitted; below, FMR is over 0.7 %: too high for a gallery.
+        fit_to: thresholds up to here are fitted: beyond, half of the people leave too few pairs.
+        alias: two names with a comparison this high are taken for one person and left out: LFW has
+            a few people under two names, and the fitted tail expects 0.06 of its 21 million
+            comparisons up here.
+    """
+
+    fit_from: float
+    fit_to: float
+    alias: float
+
+
+SCALES = {"none": Scale(0.30, 0.46, 0.60), "default": Scale(0.24, 0.42, 0.56)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +133,7 @@ class Impostors:
         return np.cumsum(at_step[::-1])[::-1] / pairs, pairs
 
 
-def impostors(faces: Faces) -> Impostors:
+def impostors(faces: Faces, scale: Scale) -> Impostors:
     """All comparisons between different people, aliases set aside."""
     pairs, scores = [], []
     for start in range(0, len(faces.vectors), 512):
@@ -129,7 +145,7 @@ def impostors(faces: Faces) -> Impostors:
         scores.append(block[rows, columns])
     people, score = np.concatenate(pairs), np.concatenate(scores)
     aliases: dict[tuple[int, int], float] = {}
-    for row in np.flatnonzero(score >= ALIAS):
+    for row in np.flatnonzero(score >= scale.alias):
         pair = (int(people[row, 0]), int(people[row, 1]))
         aliases[pair] = max(float(score[row]), aliases.get(pair, 0.0))
     keep = np.ones(len(score), bool)
@@ -138,9 +154,9 @@ def impostors(faces: Faces) -> Impostors:
     return Impostors(people[keep], score[keep], np.bincount(faces.people), aliases)
 
 
-def fit(fmr: F64, pairs: float) -> ImpostorTail:
+def fit(fmr: F64, pairs: float, scale: Scale) -> ImpostorTail:
     """The normal tail through the measured FMR: a straight line of normal quantiles against T."""
-    used = GRID <= FIT_TO
+    used = (scale.fit_from <= GRID) & (scale.fit_to >= GRID)
     quantiles = [-NormalDist().inv_cdf(rate) for rate in fmr[used]]
     slope, offset = np.polyfit(GRID[used], quantiles, 1)
     return ImpostorTail(
@@ -188,7 +204,7 @@ def compared(tail: ImpostorTail, scores: F32, sizes: Sequence[int]) -> list[JSON
     ]
 
 
-def unseen(faces: Faces, known: Impostors) -> list[JSONValue]:
+def unseen(faces: Faces, known: Impostors, scale: Scale) -> list[JSONValue]:
     """Fitted on a random half of the people; each of the other half against the rest of it."""
     rng = np.random.default_rng(0)
     rows, half = faces.one_each(), len(faces.names) // 2
@@ -196,7 +212,7 @@ def unseen(faces: Faces, known: Impostors) -> list[JSONValue]:
     rates = []
     for _ in range(RESAMPLES):
         order = rng.permutation(len(rows))
-        tail = fit(*known.fmr(np.isin(np.arange(len(rows)), order[:half]).astype(float)))
+        tail = fit(*known.fmr(np.isin(np.arange(len(rows)), order[:half]).astype(float)), scale)
         best = scores[np.ix_(order[half:], order[half:])].max(axis=1)
         size = len(best) - 1
         rates.append([np.mean(best >= tail.threshold(size, target)) for target in FPIRS])
@@ -206,12 +222,14 @@ def unseen(faces: Faces, known: Impostors) -> list[JSONValue]:
     ]
 
 
-def intervals(known: Impostors, size: int) -> list[JSONValue]:
+def intervals(known: Impostors, size: int, scale: Scale) -> list[JSONValue]:
     """95 % bootstrap interval, over people, of the threshold at `size` faces."""
     rng = np.random.default_rng(1)
     people = len(known.photos)
     draws = (rng.integers(people, size=people) for _ in range(RESAMPLES))
-    tails = [fit(*known.fmr(np.bincount(draw, minlength=people).astype(float))) for draw in draws]
+    tails = [
+        fit(*known.fmr(np.bincount(draw, minlength=people).astype(float)), scale) for draw in draws
+    ]
     return [
         {
             "faces": size,
@@ -244,17 +262,18 @@ def found_mates(
     ]
 
 
-def measure(faces: Faces, protocol: Protocol, frames: Faces) -> dict[str, JSONValue]:
+def measure(faces: Faces, protocol: Protocol, frames: Faces, scale: Scale) -> dict[str, JSONValue]:
     """Everything that goes into the record.
 
     Args:
         faces: of all photos in the protocol's folder.
         protocol: LFW's.
+        scale: of the scores.
         frames: one video frame or more of people, some of whom may be in LFW too.
     """
-    known, known_frames = impostors(faces), impostors(frames)
+    known, known_frames = impostors(faces, scale), impostors(frames, scale)
     fmr, pairs = known.fmr(np.ones(len(faces.names)))
-    tail = fit(fmr, pairs)
+    tail = fit(fmr, pairs, scale)
     gallery, probes = faces.rows(protocol.gallery.photos), faces.rows(protocol.nonmated.photos)
     one_photo = stranger_scores(faces, probes, gallery, known)
     enrolled = np.flatnonzero(np.isin(faces.people, faces.people[gallery]))
@@ -273,7 +292,7 @@ def measure(faces: Faces, protocol: Protocol, frames: Faces) -> dict[str, JSONVa
             for t, rate in zip(GRID.tolist(), fmr.tolist(), strict=True)
             if rate
         ],
-        "threshold_intervals": intervals(known, len(gallery)),
+        "threshold_intervals": intervals(known, len(gallery), scale),
         "galleries": compared(tail, one_photo, [*SIZES, len(gallery)]),
         "tpir": found_mates(tail, faces, protocol, gallery),
         "several_photos_a_person": compared(tail, all_photos, [len(enrolled)]),
@@ -283,47 +302,62 @@ def measure(faces: Faces, protocol: Protocol, frames: Faces) -> dict[str, JSONVa
             for threshold in [tail.threshold(len(gallery), target)]
         ],
         "everyone_else_enrolled": compared(tail, others(faces, known, each), [len(each) - 1]),
-        "people_not_seen": unseen(faces, known),
+        "people_not_seen": unseen(faces, known, scale),
         "video_frames": compared(
             tail, others(frames, known_frames, each_frame), [len(each_frame) - 1]
         ),
     }
 
 
-def embed(folder: Path) -> tuple[Faces, ModelContract]:
-    """The principal face of every photo below a folder; the person is the folder or file name."""
+def embed(folder: Path, levers: bool) -> tuple[Faces, ModelContract, str]:
+    """The principal face of every photo below a folder; the person is the folder or file name.
+
+    Args:
+        folder: of photos.
+        levers: whether vectors are mirror-averaged and adapted, as by default.
+
+    Returns:
+        The faces as the index compares them, their contract, and the key of the adaptation.
+    """
     paths = sorted(folder.rglob("*.jpg"))
     photos = [path.relative_to(folder).as_posix() for path in paths]
     # PERSON/PERSON_0001.jpg and PERSON_12.jpg
     labels = [re.sub(r"(/.*|_\d+\.jpg)$", "", photo) for photo in photos]
     with (
         tempfile.TemporaryDirectory(prefix="facesearch-threshold-") as library,
-        Engine.create(library) as engine,
+        Engine.create(library, embed_mirror=levers, index_adapt=levers) as engine,
     ):
         engine.ingest([folder])
         vectors = principal_vectors(engine, [str(path.absolute()) for path in paths])
-        return Faces.of(photos, labels, vectors), engine.collection().contract
+        contract = engine.collection().contract
+        adaptation = shipped_adaptation(contract) if levers else None
+        if adaptation is None:
+            return Faces.of(photos, labels, vectors), contract, ""
+        return Faces.of(photos, labels, adaptation(vectors)), contract, adaptation.key
 
 
 def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="evaluation data: lfw-dev/ and landmarks68/")
-    parser.add_argument("--output", type=Path, default=RECORD)
+    parser.add_argument("--levers", choices=list(SCALES), default="default")
     args = parser.parse_args()
+    levers = args.levers == "default"
+    output = RECORDS / ("default_threshold.json" if levers else "default_threshold_none.json")
     protocol = read_protocol(args.data / "lfw-dev")
-    faces, contract = embed(protocol.photos)
-    frames, _ = embed(args.data / "landmarks68" / "photos")
+    faces, contract, adaptation = embed(protocol.photos, levers)
+    frames, _, _ = embed(args.data / "landmarks68" / "photos", levers)
     record = {
         "contract": asdict(contract),
+        "adaptation": adaptation,
         "versions": {
             "facesearch": __version__,
             **{name: version(name) for name in ("torch", "opencv-python")},
         },
-        **measure(faces, protocol, frames),
+        **measure(faces, protocol, frames, SCALES[args.levers]),
     }
-    args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"{args.output}: {record['tail']}")
+    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"{output}: {record['tail']}")
 
 
 if __name__ == "__main__":

@@ -386,8 +386,12 @@ class Engine:
 
         return Extractor(self.settings.detect, self.settings.photos)
 
-    def embedder(self, model: str | None = None) -> Embedder:
-        """The embedder of that registry name, by default the one in the settings; loaded once.
+    def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
+        """An embedder, loaded once.
+
+        Args:
+            model: its registry name; default from the settings.
+            mirror: whether faces are averaged with their mirror images; default from the settings.
 
         Raises:
             ModelError: no such model, or its weights are missing or corrupt.
@@ -396,26 +400,46 @@ class Engine:
         from dataclasses import replace
 
         from facesearch.faces.embed import load_embedder
+        from facesearch.faces.mirror import MirroredEmbedder
 
         name = model or self.settings.embed.model
         if name not in self._embedders:
             spec = replace(self.settings.embed, model=name)
             self._embedders[name] = load_embedder(spec, self.models_dir)
-        return self._embedders[name]
+        plain = self._embedders[name]
+        mirrored = self.settings.embed.mirror if mirror is None else mirror
+        return MirroredEmbedder(plain) if mirrored else plain
+
+    def embedder_of(self, collection: Collection) -> Embedder:
+        """The embedder that a collection was made with.
+
+        Raises:
+            ModelError: its model is not here, or its weights are missing or corrupt.
+            ContractError: the model of that name is another one by now.
+        """
+        from facesearch.faces.mirror import is_mirrored
+
+        contract = collection.contract
+        embedder = self.embedder(contract.name, is_mirrored(contract))
+        collections.require_contract(collection, embedder.contract)
+        return embedder
 
     @cached_property
     def _library_uuid(self) -> str:
         return self.database.library_uuid()
 
     def _home(self, collection: Collection) -> IndexHome:
+        from facesearch.index.adaptation import shipped_adaptation
         from facesearch.index.manifest import IndexHome
 
+        adapt = self.settings.index.adapt
         return IndexHome(
             self.root / "index" / str(collection.id),
             self._library_uuid,
             collection.id,
             collection.contract.key,
             collection.contract.dim,
+            shipped_adaptation(collection.contract) if adapt else None,
         )
 
     def _rebuild_if_due(self, collection: Collection) -> None:
@@ -428,10 +452,12 @@ class Engine:
 
         known = {c.name: c for c in self.collections()}
         # a collection keeps the model it was created with, whatever the settings say by now
-        model = known[collection].contract.name if collection in known else None
-        if self._model_given:
-            model = self.settings.embed.model
-        embedder = self.embedder(model)
+        if collection in known and not (
+            self._model_given and self.settings.embed.model != known[collection].contract.name
+        ):
+            embedder = self.embedder_of(known[collection])
+        else:
+            embedder = self.embedder()
         return Worker(
             self.database,
             collections.ensure(self.database, collection, embedder.contract),
@@ -456,7 +482,7 @@ class Engine:
         searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
         if not searched:
             raise UsageError("name at least one collection to search")
-        embedder = self.embedder(searched[0].contract.name)
+        embedder = self.embedder_of(searched[0])
         for collection in searched:
             collections.require_contract(collection, embedder.contract)
         settings = self.settings.identify
@@ -467,10 +493,12 @@ class Engine:
         if value is not None and not -1.0 <= value <= 1.0:
             raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
 
-        def rule(enrolled_faces: int) -> Threshold:
+        adaptation = self._home(searched[0]).adaptation_key
+
+        def rule(templates: int) -> Threshold:
             if value is not None:
                 return fixed(value)
-            return default_threshold(embedder.contract, enrolled_faces, rate)
+            return default_threshold(embedder.contract, templates, rate, adaptation)
 
         rule(1)  # complain about the rate, or a model without a measured threshold, before working
         return Query(
@@ -478,6 +506,7 @@ class Engine:
             targets=[(c, partial(self.live, c)) for c in searched],
             embedder=embedder,
             top=settings.top if top is None else top,
+            template=settings.template,
             threshold=rule,
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},

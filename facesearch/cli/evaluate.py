@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,12 +19,26 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure accuracy on labelled photos.")
 
 
+NO_LEVERS = {"embed_mirror": False, "index_adapt": False, "identify_template": "best"}
+"""Settings under which a score is the plain cosine to the best enrolled face."""
+
+
+class Levers(StrEnum):
+    """Choices of `--levers`."""
+
+    DEFAULT = "default"
+    NONE = "none"
+
+
 @app.command("lfw")
 def lfw(
     root: Annotated[Path, typer.Argument(help="Folder with photos/ and protocol/*.csv.")],
     model: common.Model = None,
     device: Device = None,
     precision: Annotated[str | None, typer.Option(help="auto or fp32.", show_default=False)] = None,
+    levers: Annotated[
+        Levers, typer.Option(help="What is done to scores beyond plain cosine: all, or nothing.")
+    ] = Levers.DEFAULT,
     json: Json = False,
 ) -> None:
     """Verification and open-set identification by an LFW-style protocol, in a new library."""
@@ -31,7 +46,12 @@ def lfw(
     from facesearch.evaluate.lfw import as_json, bench_lfw
 
     with tempfile.TemporaryDirectory(prefix="facesearch-lfw-") as folder:
-        overrides = {"embed_model": model, "embed_device": device, "embed_precision": precision}
+        overrides: dict[str, Any] = {
+            "embed_model": model,
+            "embed_device": device,
+            "embed_precision": precision,
+            **(NO_LEVERS if levers is Levers.NONE else {}),
+        }
         with Engine.create(Path(folder), **overrides) as engine:
             result = bench_lfw(root, engine, say)
     if common.wants_json(json):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,8 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        threshold: number of enrolled faces searched to the threshold that applies.
+        template: "mean" compares with the mean of each identity's faces, "best" with each face.
+        threshold: number of templates searched to the threshold that applies.
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
     """
@@ -68,6 +70,7 @@ class Query:
     targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
     embedder: Embedder
     top: int
+    template: Literal["mean", "best"]
     threshold: Callable[[int], Threshold]
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
@@ -80,7 +83,10 @@ class Query:
         for collection, live in self.targets:
             index = live()
             allowed = self._allowed(collection)
-            matches = index.search_identities(vectors, self.top, identities=allowed)
+            if self.template == "mean":
+                matches = index.search_templates(vectors, self.top, allowed)
+            else:
+                matches = index.search_identities(vectors, self.top, allowed)
             identity_ids, face_ids = np.unique(matches.identity_ids), np.unique(matches.ids)
             found.append(
                 Found(
@@ -94,7 +100,8 @@ class Query:
             )
             identities += index.enrolled(allowed)
             faces_enrolled += self.enrolled_faces(collection, index.revision)
-        threshold = self.threshold(faces_enrolled)
+        # Each template is one more that a stranger may resemble.
+        threshold = self.threshold(identities if self.template == "mean" else faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
             rows = slice(start, start + len(embeddings))

@@ -58,15 +58,21 @@ class ImpostorTail:
         return int(math.log1p(-fpir) / math.log1p(-self.lowest_fmr))
 
 
+_SFACE = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+
 MEASURED = {
-    "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee": ImpostorTail(
+    (_SFACE, "112x112 RGB (x-127.5)/128", ""): ImpostorTail(
         mean=0.0805, deviation=0.0894, lowest_fmr=2.4e-6, source="LFW (2,869 people)"
     ),
 }
-"""By `ModelContract.sha256`; from benchmarks/records/default_threshold.json."""
+"""By `ModelContract.sha256`, `.preprocessing`, and the key of the index's adaptation, shortened to
+`KEY` characters; from benchmarks/records/default_threshold*.json."""
+KEY = 12
 
 
-def default_threshold(contract: ModelContract, gallery: int, fpir: float) -> Threshold:
+def default_threshold(
+    contract: ModelContract, gallery: int, fpir: float, adaptation: str = ""
+) -> Threshold:
     """The threshold at which a stranger is taken for somebody with probability `fpir`.
 
     Args:
@@ -74,11 +80,12 @@ def default_threshold(contract: ModelContract, gallery: int, fpir: float) -> Thr
         gallery: N, the number of enrolled faces searched: each is one more that a stranger may
             resemble. With an empty gallery it is the threshold for one.
         fpir: false-positive identification rate wanted, between 0 and 1.
+        adaptation: key of the adaptation of what is compared; empty for none.
 
     Raises:
         UsageError: nothing was measured for this model, or `fpir` is not between 0 and 1.
     """
-    tail = _tail(contract)
+    tail = _tail(contract, adaptation)
     if not 0.0 < fpir < 1.0:
         raise UsageError(f"FPIR {fpir:g} is not between 0 and 1, both exclusive")
     origin = f"FPIR {100 * fpir:g} % at {gallery:,} enrolled faces, measured on {tail.source}"
@@ -87,22 +94,25 @@ def default_threshold(contract: ModelContract, gallery: int, fpir: float) -> Thr
     return Threshold(tail.threshold(max(gallery, 1), fpir), origin, fpir, gallery)
 
 
-def expected_fpir(contract: ModelContract, gallery: int, score: float) -> float:
+def expected_fpir(
+    contract: ModelContract, gallery: int, score: float, adaptation: str = ""
+) -> float:
     """The chance that a stranger scores `score` or more against any of N enrolled faces.
 
     Args:
         contract: the model of the collection.
         gallery: N, the number of enrolled faces searched.
         score: cosine.
+        adaptation: key of the adaptation of what is compared; empty for none.
 
     Raises:
         UsageError: nothing was measured for this model.
     """
-    return _tail(contract).fpir(gallery, score)
+    return _tail(contract, adaptation).fpir(gallery, score)
 
 
-def _tail(contract: ModelContract) -> ImpostorTail:
-    tail = MEASURED.get(contract.sha256)
+def _tail(contract: ModelContract, adaptation: str) -> ImpostorTail:
+    tail = MEASURED.get((contract.sha256, contract.preprocessing, adaptation[:KEY]))
     if tail is None:
         raise UsageError(
             f"no default threshold was measured for model '{contract.name}' "

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def build(
         home: where, and whose index it is.
         spec: the recipe.
         revision: the collection's revision that `batches` were read at.
-        batches: every face of the collection, by ascending id.
+        batches: every face of the collection, by ascending id, as stored.
         progress: called with the number of rows indexed so far.
 
     Returns:
@@ -75,13 +76,15 @@ def build(
         _sweep(home.directory, keep=None)
         name = f"{revision:012d}-{secrets.token_hex(4)}"
         with _temporary(home.directory / f"{_TEMPORARY}{name}") as folder:
-            rows, max_face_id, files = _write_rows(folder, home.dim, batches)
+            adapted = (_adapted(home, batch) for batch in batches)
+            rows, max_face_id, files = _write_rows(folder, home.dim, adapted)
             files[INDEX] = _write_index(folder, (rows, home.dim), spec, progress)
             manifest = Manifest(
                 library_id=home.library_id,
                 collection_id=home.collection_id,
                 contract=home.contract,
                 dim=home.dim,
+                adaptation=home.adaptation_key,
                 revision=revision,
                 rows=rows,
                 max_face_id=max_face_id,
@@ -99,6 +102,12 @@ def build(
         write_pointer(home.directory, Pointer(final.name, sha256))
         _sweep(home.directory, keep=final.name)
     return manifest
+
+
+def _adapted(home: IndexHome, batch: FaceRows) -> FaceRows:
+    if home.adaptation is None or not len(batch):
+        return batch
+    return replace(batch, vectors=home.adaptation(batch.vectors).astype(np.float16))
 
 
 def _write_rows(

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from facesearch.errors import IndexFileError, UsageError
+from facesearch.index.adaptation import Adaptation
 from facesearch.index.disk import REBUILD, Checksum, replace
 from facesearch.index.spec import IndexSpec, parse_recipe, recipe_fields
 
-FORMAT = 1
+FORMAT = 2
 """Version of the pointer, the manifest and the files. Raised when an older reader would misread."""
 
 POINTER = "CURRENT"
@@ -35,6 +36,7 @@ class IndexHome:
         collection_id: the collection's id in that library.
         contract: key of the model contract its vectors are of.
         dim: length of a vector.
+        adaptation: what is done to the stored vectors before they are compared; None for nothing.
     """
 
     directory: Path
@@ -42,6 +44,12 @@ class IndexHome:
     collection_id: int
     contract: str
     dim: int
+    adaptation: Adaptation | None = None
+
+    @property
+    def adaptation_key(self) -> str:
+        """Key of the adaptation; empty for none."""
+        return "" if self.adaptation is None else self.adaptation.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class Manifest:
         collection_id: the collection it belongs to.
         contract: key of the model contract of its vectors.
         dim: length of a vector.
+        adaptation: key of what was done to the stored vectors; empty for nothing.
         revision: the collection's revision it holds.
         rows: faces in it.
         max_face_id: largest face id in it; 0 without faces.
@@ -66,6 +75,7 @@ class Manifest:
     collection_id: int
     contract: str
     dim: int
+    adaptation: str
     revision: int
     rows: int
     max_face_id: int
@@ -125,6 +135,7 @@ def check(manifest: Manifest, path: Path, home: IndexHome, revision: int) -> Non
         ("collection", manifest.collection_id, home.collection_id),
         ("model", manifest.contract, home.contract),
         ("dimension", manifest.dim, home.dim),
+        ("adaptation", manifest.adaptation or "none", home.adaptation_key or "none"),
     ):
         if found != wanted:
             raise IndexFileError(

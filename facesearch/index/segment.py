@@ -128,6 +128,11 @@ class Segment:
         ordered = self.faces.identity_ids[rows]
         return ordered[np.flatnonzero(np.diff(ordered, prepend=-1))]
 
+    def rows_of(self, identities: I64) -> I64:
+        """Rows that count of these (distinct) identities."""
+        rows = self.faces.find_identities(identities)
+        return rows if self._alive is None else rows[self._alive[rows]]
+
     def without(self, face_ids: I64) -> Segment:
         """This segment after these faces were removed or superseded; itself if it has none."""
         rows = self.faces.find(face_ids)

@@ -1,0 +1,296 @@
+"""What each accuracy lever gains, on people it was not fitted on; and the adaptation that ships.
+
+    python -m benchmarks.levers ../shared/data/lfw-dev --faces lfw.npz
+
+Detects, aligns and embeds every photo (kept in `--faces`, so that the rest can be run again), then
+splits the people in two halves at random: what a lever learns is learned from one half, and the
+other half, gallery and probes, is searched. Both ways, for several splits; TPIR is the mean, and
+its interval the bootstrap over people, the same draws for every lever, so that differences are
+paired. `--write` fits the adaptation to everybody and puts it where it ships from.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from benchmarks.record import header, write
+from facesearch.evaluate.bootstrap import middle
+from facesearch.evaluate.metrics import FPIRS
+from facesearch.evaluate.protocol import Protocol, enrol_more, read_protocol
+from facesearch.faces.embed import Embedder, load_embedder
+from facesearch.faces.extract import Extraction, Extractor, principal
+from facesearch.faces.mirror import MirroredEmbedder
+from facesearch.index.adaptation import SHIPPED, SHRINKAGE, Adaptation, fit
+from facesearch.index.live import SHORTLIST
+from facesearch.resources import shipped
+from facesearch.settings import DetectSpec, EmbedSpec, PhotoLimits
+from facesearch.values import F32, I64
+
+SPLITS = 5
+DRAWS = 400
+COHORT = 20
+"""Nearest people of the fitting half whose mean score normalises a probe's."""
+
+Rows = NDArray[np.intp]
+Fuse = Callable[[F32, F32, I64], F32]
+"""(P, N) scores of faces, (N,) quality, (N,) starts of people -> (P, people) scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """The principal face of every photo: (N, D) unit vectors, plain and mirror-averaged."""
+
+    row: dict[str, int]
+    people: I64
+    plain: F32
+    mirrored: F32
+    norms: F32
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """A combination: which embedding, what is fitted, how photos are fused."""
+
+    name: str
+    mirrored: bool = True
+    shrinkage: float | None = SHRINKAGE
+    fusion: str = "mean"
+    cohort: bool = False
+
+
+LEVERS = (
+    Lever("none", mirrored=False, shrinkage=None, fusion="best"),
+    Lever("mirror alone", shrinkage=None, fusion="best"),
+    Lever("centring alone", mirrored=False, shrinkage=1.0, fusion="best"),
+    Lever("centring and whitening alone", mirrored=False, fusion="best"),
+    Lever("mean template alone", mirrored=False, shrinkage=None),
+    Lever("all (the default)"),
+    Lever("all but mirror", mirrored=False),
+    Lever("all but whitening", shrinkage=1.0),
+    Lever("all but centring and whitening", shrinkage=None),
+    Lever("all but the mean template", fusion="best"),
+    Lever("all, templates weighted by quality", fusion="weighted"),
+    Lever("all, scores normalised by a cohort", cohort=True),
+    *(Lever(f"all, shrinkage {r}", shrinkage=r) for r in (0.3, 0.5, 0.9)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """One half searched: score and rank-1 of mated probes, best score of others, and who they are.
+
+    Attributes:
+        own: (M,) score of the probe's own identity.
+        first: (M,) whether it is the best.
+        best: (K,) best score of each non-mated probe.
+        mated: (M,) number of the person.
+        nonmated: (K,) likewise.
+    """
+
+    own: F32
+    first: NDArray[np.bool_]
+    best: F32
+    mated: I64
+    nonmated: I64
+
+    def tpir(self, times: NDArray[np.int64], fpir: float) -> NDArray[np.float64]:
+        """(B,) TPIR at an FPIR where each person counts `times` (B, P)."""
+        order = np.argsort(-self.best)
+        alarms = np.cumsum(times[:, self.nonmated[order]], axis=1)
+        allowed = fpir * alarms[:, -1:]
+        floor = self.best[order][(alarms > allowed).argmax(axis=1)]
+        hits = self.first & (self.own > floor[:, None])
+        weights = times[:, self.mated]
+        rate: NDArray[np.float64] = (weights * hits).sum(axis=1) / weights.sum(axis=1)
+        return rate
+
+
+def faces_of(root: Path, cache: Path) -> Faces:
+    """Every photo's principal face, from the cache or computed and put there."""
+    if not cache.exists():
+        _compute(sorted(root.rglob("*.jpg")), root, cache)
+    with np.load(cache) as kept:
+        names = [str(name) for name in kept["names"]]
+        labels = [name.partition("/")[0] for name in names]
+        people = np.unique(np.array(labels), return_inverse=True)[1].astype(np.int64)
+        row = {name: number for number, name in enumerate(names)}
+        return Faces(row, people, kept["plain"], kept["mirrored"], kept["norms"])
+
+
+def _compute(paths: Sequence[Path], root: Path, cache: Path) -> None:
+    extractor = Extractor(DetectSpec(), PhotoLimits())
+    plain: Embedder = load_embedder(EmbedSpec(), Path("no-models"))
+    mirrored = MirroredEmbedder(plain)
+    kept: list[tuple[str, F32, F32, float]] = []
+
+    def extract(path: Path) -> Extraction:
+        return extractor(path.read_bytes(), path.relative_to(root).as_posix())
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(extract, paths):
+            if len(found.detections):
+                face = principal(found.detections, found.size)
+                crop = found.crops[face : face + 1]
+                one, both = plain.embed(crop), mirrored.embed(crop)
+                kept.append((found.name, one.vectors[0], both.vectors[0], float(one.quality[0])))
+    names, one_each, both_each, norms = zip(*kept, strict=True)
+    np.savez(
+        cache,
+        names=np.array(names),
+        plain=np.array(one_each),
+        mirrored=np.array(both_each),
+        norms=np.array(norms, np.float32),
+    )
+
+
+def search(faces: Faces, protocol: Protocol, lever: Lever, part: NDArray[np.bool_]) -> Searched:
+    """The people of `part` searched; what is fitted is fitted to the others.
+
+    Args:
+        faces: everybody's.
+        protocol: who is enrolled and who is a probe.
+        lever: what to do.
+        part: (P,) bool, by number of person.
+    """
+    vectors, others = faces.mirrored if lever.mirrored else faces.plain, ~part[faces.people]
+    if lever.shrinkage is not None:
+        vectors = fit(vectors[others], faces.people[others], lever.shrinkage)(vectors)
+    enrolled = _rows(faces, protocol.gallery.photos, part)
+    enrolled = enrolled[np.argsort(faces.people[enrolled], kind="stable")]
+    people, starts = np.unique(faces.people[enrolled], return_index=True)
+    mated = _rows(faces, protocol.mated.photos, part)
+    nonmated = _rows(faces, protocol.nonmated.photos, part)
+    weights = faces.norms[enrolled] ** 2 if lever.fusion == "weighted" else np.ones(len(enrolled))
+    templates = np.add.reduceat(vectors[enrolled] * weights[:, None], starts, axis=0)
+    templates /= np.linalg.norm(templates, axis=1, keepdims=True)
+
+    def scored(rows: Rows) -> F32:
+        if lever.fusion == "best":
+            each = vectors[rows] @ vectors[enrolled].T
+            fused: F32 = np.maximum.reduceat(each, starts, axis=1)
+        else:
+            fused = (vectors[rows] @ templates.T).astype(np.float32)
+        if lever.cohort:
+            near = np.partition(vectors[rows] @ vectors[others].T, -COHORT, axis=1)[:, -COHORT:]
+            fused = fused - near.mean(axis=1, keepdims=True) / 2
+        return fused
+
+    scores = scored(mated)
+    column = np.searchsorted(people, faces.people[mated])
+    at = np.arange(len(mated)), column
+    own = scores[at]
+    scores[at] = -np.inf
+    best = scored(nonmated).max(axis=1)
+    return Searched(
+        own, own >= scores.max(axis=1), best, faces.people[mated], faces.people[nonmated]
+    )
+
+
+def _rows(faces: Faces, photos: Sequence[str], part: NDArray[np.bool_]) -> Rows:
+    rows = np.array([faces.row[photo] for photo in photos if photo in faces.row], np.intp)
+    return rows[part[faces.people[rows]]]
+
+
+def ablation(faces: Faces, protocol: Protocol, levers: Sequence[Lever]) -> list[dict[str, Any]]:
+    """TPIR of each lever on people not fitted on, and the difference to the first."""
+    count = int(faces.people.max()) + 1
+    rng = np.random.default_rng(0)
+    halves = []
+    for _ in range(SPLITS):
+        half = np.isin(np.arange(count), rng.permutation(count)[: count // 2])
+        halves += [half, ~half]
+    draws = np.array(
+        [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(DRAWS)]
+    )
+    times = np.concatenate([np.ones((1, count), np.int64), draws])  # the people as they are, first
+    rows = []
+    baseline: dict[float, NDArray[np.float64]] = {}
+    for lever in levers:
+        searched = [search(faces, protocol, lever, half) for half in halves]
+        row: dict[str, Any] = {"lever": lever.name}
+        for fpir in FPIRS:
+            rates = np.mean([each.tpir(times, fpir) for each in searched], axis=0)
+            gain = rates - baseline.setdefault(fpir, rates)
+            row[f"{fpir:g}"] = {
+                "tpir": rates[0],
+                "tpir_95": middle(rates[1:]),
+                "gain": gain[0],
+                "gain_95": middle(gain[1:]),
+            }
+        rows.append(row)
+        print(f"{lever.name:40} {row['0.01']['tpir']:.4f} {row['0.01']['gain']:+.4f}", flush=True)
+    return rows
+
+
+def shortlist_misses(faces: Faces, protocol: Protocol, adaptation: Adaptation) -> dict[str, Any]:
+    """How often the nearest template is of a person whose best face is not on the shortlist."""
+    vectors = adaptation(faces.mirrored)
+    everybody = np.ones(int(faces.people.max()) + 1, np.bool_)
+    enrolled = _rows(faces, protocol.gallery.photos, everybody)
+    enrolled = enrolled[np.argsort(faces.people[enrolled], kind="stable")]
+    starts = np.unique(faces.people[enrolled], return_index=True)[1]
+    templates = np.add.reduceat(vectors[enrolled], starts, axis=0)
+    templates /= np.linalg.norm(templates, axis=1, keepdims=True)
+    photos = (*protocol.mated.photos, *protocol.nonmated.photos)
+    probes = vectors[_rows(faces, photos, everybody)]
+    best = np.maximum.reduceat(probes @ vectors[enrolled].T, starts, axis=1)
+    fused = probes @ templates.T
+    nearest = fused.argmax(axis=1)[:, None]
+    rank = (best > np.take_along_axis(best, nearest, axis=1)).sum(axis=1) + 1
+    return {
+        "shortlist": SHORTLIST,
+        "people": len(starts),
+        "probes": len(probes),
+        "missed": int((rank > SHORTLIST).sum()),
+        "missed_above_0.3": int(((rank > SHORTLIST) & (fused.max(axis=1) > 0.3)).sum()),
+        "worst_rank": int(rank.max()),
+    }
+
+
+def main() -> None:
+    """Measure, write the record, and with `--write` the adaptation."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("root", type=Path, help="evaluation root: photos/ and protocol/")
+    parser.add_argument("--faces", type=Path, required=True, help="cache of embedded faces, .npz")
+    parser.add_argument("--write", action="store_true", help="write the adaptation that ships")
+    args = parser.parse_args()
+    head = header()
+    protocol = read_protocol(args.root)
+    faces = faces_of(protocol.photos, args.faces)
+    adaptation = fit(faces.mirrored, faces.people)
+    if args.write:
+        (name,) = SHIPPED.values()
+        tensors = {"mean": adaptation.mean, "whitening": adaptation.whitening}
+        save_file(tensors, shipped("models") / name)
+        print(f"{name}: {adaptation.key}")
+    several = enrol_more(protocol, 3)
+    single = [
+        lever for lever in LEVERS if lever.fusion != "weighted" and "template" not in lever.name
+    ]
+    write(
+        "levers",
+        head,
+        {
+            "people": int(faces.people.max()) + 1,
+            "photos": len(faces.people),
+            "splits": SPLITS,
+            "draws": DRAWS,
+            "adaptation": adaptation.key,
+            "one_photo": ablation(faces, protocol, single),
+            "up_to_three": ablation(faces, several, LEVERS),
+            "shortlist": shortlist_misses(faces, several, adaptation),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

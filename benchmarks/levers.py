@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ from facesearch.evaluate.metrics import FPIRS
 from facesearch.evaluate.protocol import Protocol, enrol_more, read_protocol
 from facesearch.faces.embed import Embedder, load_embedder
 from facesearch.faces.extract import Extraction, Extractor, principal
-from facesearch.faces.mirror import MirroredEmbedder
+from facesearch.faces.known_models import KNOWN
+from facesearch.faces.mirror import MARK, MirroredEmbedder
+from facesearch.identify.threshold import default_threshold
 from facesearch.index.adaptation import SHIPPED, SHRINKAGE, Adaptation, fit
 from facesearch.index.live import SHORTLIST
 from facesearch.resources import shipped
 from facesearch.settings import DetectSpec, EmbedSpec, PhotoLimits
-from facesearch.values import F32, I64
+from facesearch.values import F32, I64, ModelContract
 
 SPLITS = 5
 DRAWS = 400
@@ -231,6 +233,32 @@ def ablation(faces: Faces, protocol: Protocol, levers: Sequence[Lever]) -> list[
     return rows
 
 
+def template_fpir(
+    faces: Faces, protocol: Protocol, adaptation: Adaptation, photos: int
+) -> list[dict[str, Any]]:
+    """FPIR of mean templates at the default threshold for as many templates as there are people."""
+    contract = replace(_contract(), preprocessing=_contract().preprocessing + MARK)
+    everybody = np.ones(int(faces.people.max()) + 1, np.bool_)
+    several = enrol_more(protocol, photos)
+    vectors = adaptation(faces.mirrored)
+    enrolled = _rows(faces, several.gallery.photos, everybody)
+    enrolled = enrolled[np.argsort(faces.people[enrolled], kind="stable")]
+    starts = np.unique(faces.people[enrolled], return_index=True)[1]
+    templates = np.add.reduceat(vectors[enrolled], starts, axis=0)
+    templates /= np.linalg.norm(templates, axis=1, keepdims=True)
+    best = (vectors[_rows(faces, several.nonmated.photos, everybody)] @ templates.T).max(axis=1)
+    points = []
+    for fpir in FPIRS:
+        limit = default_threshold(contract, len(starts), fpir, adaptation.key).value
+        rate = float((best >= limit).mean())
+        points.append({"photos": photos, "target": fpir, "threshold": limit, "fpir": rate})
+    return points
+
+
+def _contract() -> ModelContract:
+    return next(model for model in KNOWN if model.name == "sface").contract
+
+
 def shortlist_misses(faces: Faces, protocol: Protocol, adaptation: Adaptation) -> dict[str, Any]:
     """How often the nearest template is of a person whose best face is not on the shortlist."""
     vectors = adaptation(faces.mirrored)
@@ -287,6 +315,11 @@ def main() -> None:
             "adaptation": adaptation.key,
             "one_photo": ablation(faces, protocol, single),
             "up_to_three": ablation(faces, several, LEVERS),
+            "template_fpir": [
+                point
+                for photos in (1, 3, 1000)
+                for point in template_fpir(faces, protocol, adaptation, photos)
+            ],
             "shortlist": shortlist_misses(faces, several, adaptation),
         },
     )

@@ -23,13 +23,14 @@ from facesearch.errors import UsageError
 from facesearch.library import Library
 from facesearch.store import collections, feed, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import Failure, Identity, JSONValue, Threshold
+from facesearch.values import Failure, Identity, JSONValue, ModelContract, Threshold
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from facesearch.faces.embed import Embedder
     from facesearch.faces.extract import Extraction, Extractor
+    from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.query import FaceMatches, Query
     from facesearch.index.live import IndexStatus, LiveIndex
@@ -241,6 +242,57 @@ class Engine:
         """
         query = self._query(collection, top, None, None, None)
         return query.faces(self.extract(photo))
+
+    def compare(
+        self,
+        a: str | os.PathLike[str],
+        b: str | os.PathLike[str],
+        *,
+        threshold: float | None = None,
+        fpir: float | None = None,
+        picture: str | os.PathLike[str] | None = None,
+    ) -> Comparison:
+        """Compare two photos: every face of one with every face of the other.
+
+        Scores are those that `identify` gives with one of the faces enrolled, alone.
+
+        Args:
+            a: a photo's path.
+            b: another's.
+            threshold: cosine at or above which two faces match; default measured.
+            fpir: how often different people may match, for the default threshold.
+            picture: write the aligned faces of each pair side by side here.
+
+        Raises:
+            PhotoError: a photo cannot be read.
+            UsageError: an option is out of range, or the model has no measured threshold.
+            LibraryError: the picture cannot be written.
+        """
+        from facesearch.faces.embed import embed_each
+        from facesearch.identify.annotate import save
+        from facesearch.identify.compare import Comparison, boxes_of, pairs_of, side_by_side
+        from facesearch.index.adaptation import shipped_adaptation
+
+        embedder = self.embedder()
+        adaptation = shipped_adaptation(embedder.contract) if self.settings.index.adapt else None
+        key = "" if adaptation is None else adaptation.key
+        rule = self._rule(threshold, fpir, embedder.contract, key)
+        one, other = self.extract(a), self.extract(b)
+        vectors = [e.vectors for e in embed_each(embedder, [one.crops, other.crops])]
+        if adaptation is not None:
+            vectors = [adaptation(each) for each in vectors]
+        limit = rule(1)
+        comparison = Comparison(
+            photo_a=one.name,
+            photo_b=other.name,
+            boxes_a=boxes_of(one.detections),
+            boxes_b=boxes_of(other.detections),
+            threshold=limit,
+            pairs=pairs_of(vectors[0], vectors[1], limit),
+        )
+        if picture is not None:
+            save(side_by_side(comparison, one.crops, other.crops), Path(picture))
+        return comparison
 
     def extract(self, photo: str | os.PathLike[str]) -> Extraction:
         """A photo's faces, detected and aligned, ready to embed.
@@ -475,9 +527,7 @@ class Engine:
         fpir: float | None,
         where: Mapping[str, JSONValue] | None,
     ) -> Query:
-        from facesearch.identify.decide import fixed
         from facesearch.identify.query import Query
-        from facesearch.identify.threshold import default_threshold
 
         searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
         if not searched:
@@ -486,31 +536,44 @@ class Engine:
         for collection in searched:
             collections.require_contract(collection, embedder.contract)
         settings = self.settings.identify
-        value = settings.threshold if threshold is None and fpir is None else threshold
-        rate = settings.fpir if fpir is None else fpir
         if top is not None and top < 1:
             raise UsageError(f"top = {top}: ask for at least one candidate")
-        if value is not None and not -1.0 <= value <= 1.0:
-            raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
-
         adaptation = self._home(searched[0]).adaptation_key
-
-        def rule(templates: int) -> Threshold:
-            if value is not None:
-                return fixed(value)
-            return default_threshold(embedder.contract, templates, rate, adaptation)
-
-        rule(1)  # complain about the rate, or a model without a measured threshold, before working
         return Query(
             database=self.database,
             targets=[(c, partial(self.live, c)) for c in searched],
             embedder=embedder,
             top=settings.top if top is None else top,
             template=settings.template,
-            threshold=rule,
+            threshold=self._rule(threshold, fpir, embedder.contract, adaptation),
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
         )
+
+    def _rule(
+        self, threshold: float | None, fpir: float | None, contract: ModelContract, adaptation: str
+    ) -> Callable[[int], Threshold]:
+        """Number of templates searched to the threshold that applies.
+
+        Raises:
+            UsageError: the threshold or the rate is out of range, or none was measured.
+        """
+        from facesearch.identify.decide import fixed
+        from facesearch.identify.threshold import default_threshold
+
+        settings = self.settings.identify
+        value = settings.threshold if threshold is None and fpir is None else threshold
+        rate = settings.fpir if fpir is None else fpir
+        if value is not None and not -1.0 <= value <= 1.0:
+            raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
+
+        def rule(templates: int) -> Threshold:
+            if value is not None:
+                return fixed(value)
+            return default_threshold(contract, templates, rate, adaptation)
+
+        rule(1)  # complain before working
+        return rule
 
     def _enrolled_faces(
         self, where: Mapping[str, JSONValue], collection: Collection, revision: int

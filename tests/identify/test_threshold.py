@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from scipy import stats
 
 from facesearch.errors import UsageError
 from facesearch.faces.known_models import KNOWN
-from facesearch.identify.threshold import MEASURED, default_threshold, expected_fpir
+from facesearch.faces.mirror import MARK
+from facesearch.identify import threshold as module
+from facesearch.identify.threshold import KEY, MEASURED
+from facesearch.index.adaptation import shipped_adaptation
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "benchmarks" / "records" / "default_threshold.json"
@@ -27,8 +31,13 @@ def record() -> dict[str, object]:
     return loaded
 
 
-SFACE = next(model for model in KNOWN if model.name == "sface").contract
-TAIL = MEASURED[SFACE.sha256]
+PLAIN = next(model for model in KNOWN if model.name == "sface").contract
+SFACE = dataclasses.replace(PLAIN, preprocessing=PLAIN.preprocessing + MARK)
+ADAPTATION = shipped_adaptation(SFACE)
+assert ADAPTATION is not None
+TAIL = MEASURED[SFACE.sha256, SFACE.preprocessing, ADAPTATION.key[:KEY]]
+default_threshold = partial(module.default_threshold, adaptation=ADAPTATION.key)
+expected_fpir = partial(module.expected_fpir, adaptation=ADAPTATION.key)
 
 
 @pytest.mark.parametrize("score", [0.1, 0.3, 0.45, 0.6])
@@ -103,6 +112,24 @@ def test_model_that_was_not_measured() -> None:
 def test_constants_are_those_of_the_record(record: dict[str, object]) -> None:
     assert dataclasses.asdict(TAIL) == record["tail"]
     assert dataclasses.asdict(SFACE) == record["contract"]
+    assert ADAPTATION is not None
+    assert record["adaptation"] == ADAPTATION.key
+
+
+def test_constants_without_levers_are_those_of_their_record() -> None:
+    text = RECORD.with_name("default_threshold_none.json").read_text(encoding="utf-8")
+    record = json.loads(text)
+    assert dataclasses.asdict(PLAIN) == record["contract"]
+    tail = MEASURED[PLAIN.sha256, PLAIN.preprocessing, ""]
+    assert dataclasses.asdict(tail) == record["tail"]
+    assert module.default_threshold(PLAIN, 1849, 0.01).value == pytest.approx(0.474, abs=5e-4)
+
+
+def test_levers_that_were_not_measured_together() -> None:
+    assert ADAPTATION is not None
+    for contract, adaptation in ((SFACE, ""), (PLAIN, ADAPTATION.key)):
+        with pytest.raises(UsageError, match="no default threshold"):
+            module.default_threshold(contract, 10, 0.01, adaptation)
 
 
 def test_what_ships_is_the_rule_that_was_checked(record: dict[str, object]) -> None:

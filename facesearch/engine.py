@@ -152,6 +152,9 @@ class Engine:
             move: take over faces that are enrolled as somebody else.
             progress: called after every batch of photos.
 
+        Faces that do not resemble their identity's others, or that resemble another identity, are
+        enrolled all the same and reported as `doubts`.
+
         Raises:
             ManifestError: the manifest is malformed; nothing is enrolled.
             UsageError: the folder has no people in it.
@@ -176,6 +179,7 @@ class Engine:
         report = enroll(worker, entries, move=move)
         report.ingest.ignored |= ignored
         self._rebuild_if_due(worker.collection)
+        report.doubts += self._review(worker.collection, report.face_ids)
         return report
 
     # --- who is this?
@@ -549,6 +553,20 @@ class Engine:
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
         )
+
+    def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
+        """Doubts about enrolled faces; none for a model without a measured threshold."""
+        from facesearch.identify.review import OUTLIER_FMR, review
+
+        contract, adaptation = collection.contract, self._home(collection).adaptation_key
+        try:
+            alike = self._rule(None, None, contract, adaptation)
+            odd = self._rule(None, OUTLIER_FMR, contract, adaptation)
+        except UsageError:
+            return []
+        index = self.live(collection)
+        limits = odd(1).value, alike(index.enrolled()).value
+        return review(self.database, collection, index, face_ids, limits)
 
     def _rule(
         self, threshold: float | None, fpir: float | None, contract: ModelContract, adaptation: str

@@ -55,6 +55,21 @@ class IndexStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedFaces:
+    """Faces as they are compared.
+
+    Attributes:
+        face_ids: (N,) int64.
+        identity_ids: (N,) int64.
+        vectors: (N, D) float32 unit vectors, adapted.
+    """
+
+    face_ids: I64
+    identity_ids: I64
+    vectors: F32
+
+
+@dataclass(frozen=True, slots=True)
 class _State:
     """Never changed, only replaced: a search works on the one it saw first."""
 
@@ -263,6 +278,16 @@ class LiveIndex:
             np.take_along_axis(scores, order, axis=1),
             np.take_along_axis(identity_ids, order, axis=1),
             np.sum(face_ids >= 0, axis=1),
+        )
+
+    def faces_of(self, identities: I64) -> ComparedFaces:
+        """Every face of these (distinct) identities, as the index compares them."""
+        state = self._state
+        rows = [(s, s.rows_of(identities)) for _, s in state.segments]
+        return ComparedFaces(
+            np.concatenate([s.faces.face_ids[r] for s, r in rows]),
+            np.concatenate([s.faces.identity_ids[r] for s, r in rows]),
+            np.concatenate([s.faces.vectors[r] for s, r in rows], dtype=np.float32),
         )
 
     def _adapted(self, vectors: F16 | F32) -> F32:

@@ -30,6 +30,7 @@ from facesearch.faces.embed import Embedder, load_embedder
 from facesearch.faces.extract import Extraction, Extractor, principal
 from facesearch.faces.known_models import KNOWN
 from facesearch.faces.mirror import MARK, MirroredEmbedder
+from facesearch.identify.review import FEWEST, OUTLIER_FMR, outliers
 from facesearch.identify.threshold import default_threshold
 from facesearch.index.adaptation import SHIPPED, SHRINKAGE, Adaptation, fit
 from facesearch.index.live import SHORTLIST
@@ -255,6 +256,43 @@ def template_fpir(
     return points
 
 
+def injected(faces: Faces, share: float = 0.05, rounds: int = 5) -> dict[str, Any]:
+    """Wrong photos put into the folders of people with `FEWEST` photos: how many are flagged.
+
+    The adaptation is fitted to one half of the people and the other half's folders are judged,
+    both ways; each photo is replaced by a random one of somebody else with a chance of `share`.
+    """
+    rng = np.random.default_rng(0)
+    contract = replace(_contract(), preprocessing=_contract().preprocessing + MARK)
+    key = fit(faces.mirrored, faces.people).key
+    limit = default_threshold(contract, 1, OUTLIER_FMR, key).value
+    counts = np.bincount(faces.people)
+    wrong_flagged = right_flagged = wrong_total = right_total = 0
+    for _ in range(rounds):
+        half = np.isin(np.arange(len(counts)), rng.permutation(len(counts))[: len(counts) // 2])
+        for part in (half, ~half):
+            others = ~part[faces.people]
+            vectors = fit(faces.mirrored[others], faces.people[others])(faces.mirrored)
+            rows = np.flatnonzero((part & (counts >= FEWEST))[faces.people])
+            people = faces.people[rows]
+            shown = np.where(
+                rng.random(len(rows)) < share, rng.integers(len(vectors), size=len(rows)), rows
+            )
+            wrong = faces.people[shown] != people
+            flagged = ~np.isnan(outliers(vectors[shown], people, limit))
+            wrong_flagged += int((flagged & wrong).sum())
+            right_flagged += int((flagged & ~wrong).sum())
+            wrong_total += int(wrong.sum())
+            right_total += int((~wrong).sum())
+    return {
+        "threshold": limit,
+        "wrong": wrong_total,
+        "wrong_flagged": wrong_flagged / wrong_total,
+        "right": right_total,
+        "right_flagged": right_flagged / right_total,
+    }
+
+
 def _contract() -> ModelContract:
     return next(model for model in KNOWN if model.name == "sface").contract
 
@@ -320,6 +358,7 @@ def main() -> None:
                 for photos in (1, 3, 1000)
                 for point in template_fpir(faces, protocol, adaptation, photos)
             ],
+            "injected": injected(faces),
             "shortlist": shortlist_misses(faces, several, adaptation),
         },
     )

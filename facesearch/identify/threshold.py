@@ -83,7 +83,8 @@ def default_threshold(
     Args:
         contract: the model of the collection.
         gallery: N, the number of templates searched, identities where each has one, else enrolled
-            faces: each is one more that a stranger may resemble. With an empty gallery it is the threshold for one.
+            faces: each is one more that a stranger may resemble. With an empty gallery it is the
+            threshold for one.
         fpir: false-positive identification rate wanted, between 0 and 1.
         adaptation: key of the adaptation of what is compared; empty for none.
 

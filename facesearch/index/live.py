@@ -193,7 +193,7 @@ class LiveIndex:
                 _in_memory(
                     ids[order],
                     np.concatenate([delta.identity_ids[keep], new.identity_ids[add]])[order],
-                    np.concatenate([delta.vectors[keep], self._adapted(new.vectors[add])])[order],
+                    np.concatenate([delta.vectors[keep], self._rows(new.vectors[add])])[order],
                 ),
             )
 
@@ -289,6 +289,10 @@ class LiveIndex:
             np.concatenate([s.faces.identity_ids[r] for s, r in rows]),
             np.concatenate([s.faces.vectors[r] for s, r in rows], dtype=np.float32),
         )
+
+    def _rows(self, vectors: F16) -> F32:
+        """Rows of the delta: adapted and rounded, as a generation holds them."""
+        return self._adapted(vectors).astype(np.float16).astype(np.float32)
 
     def _adapted(self, vectors: F16 | F32) -> F32:
         if self._adaptation is None:

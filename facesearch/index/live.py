@@ -322,13 +322,19 @@ def _nearest(state: _State, vectors: F32, k: int, scope: Scope) -> I64:
 
 
 def _means(state: _State, identities: I64, dim: int) -> F32:
-    """(M, D) the normalised mean of all faces of each of these (distinct, ascending) identities."""
+    """(M, D) the normalised mean of all faces of each of these (distinct, ascending) identities.
+
+    A single face is left as it is, so that it scores as in a search for faces.
+    """
     sums = np.zeros((len(identities), dim), np.float32)
+    faces = np.zeros(len(identities), np.int64)
     for _, segment in state.segments:
         rows = segment.rows_of(identities[identities > 0])
         whose = np.searchsorted(identities, segment.faces.identity_ids[rows])
         np.add.at(sums, whose, segment.faces.vectors[rows].astype(np.float32))
+        np.add.at(faces, whose, 1)
     length = np.linalg.norm(sums, axis=1, keepdims=True)
+    length[faces == 1] = 1.0
     np.divide(sums, np.maximum(length, np.finfo(np.float32).tiny), out=sums)
     return sums
 

@@ -137,7 +137,7 @@ def test_one_face_a_template_scores_as_its_face(home: IndexHome) -> None:
     queries, _ = _faces(7)
     by_face, by_mean = index.search_identities(queries, 5), index.search_templates(queries, 5)
     np.testing.assert_array_equal(by_face.identity_ids, by_mean.identity_ids)
-    np.testing.assert_allclose(by_face.scores, by_mean.scores, atol=5e-4)  # float16 lengths
+    np.testing.assert_allclose(by_face.scores, by_mean.scores, atol=1e-6)
 
 
 def test_nothing_enrolled(home: IndexHome) -> None:

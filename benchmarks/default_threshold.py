@@ -8,7 +8,7 @@ holds the rule FPIR(N, T) = 1 - (1 - FMR(T))^N against real galleries: of severa
 several photos a person, of people the fit has not seen, and of video frames instead of photos.
 
 Two things keep the data from misleading: every pair of people weighs the same, however many photos
-they have; and pairs of names that are one person are left out, see `ALIAS`.
+they have; and pairs of names that are one person are left out, see `Scale.alias`.
 """
 
 from __future__ import annotations

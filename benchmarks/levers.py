@@ -6,7 +6,11 @@ Detects, aligns and embeds every photo (kept in `--faces`, so that the rest can 
 splits the people in two halves at random: what a lever learns is learned from one half, and the
 other half, gallery and probes, is searched. Both ways, for several splits; TPIR is the mean, and
 its interval the bootstrap over people, the same draws for every lever, so that differences are
-paired. `--write` fits the adaptation to everybody and puts it where it ships from.
+paired.
+
+`--write` fits the adaptation to everybody, puts it where it ships from, and stops: its key changes
+with it, so the default threshold comes next (benchmarks/default_threshold.py; its constants and the
+key go into `facesearch.identify.threshold.MEASURED`), then this without `--write`.
 """
 
 from __future__ import annotations
@@ -338,6 +342,7 @@ def main() -> None:
         tensors = {"mean": adaptation.mean, "whitening": adaptation.whitening}
         save_file(tensors, shipped("models") / name)
         print(f"{name}: {adaptation.key}")
+        return
     several = enrol_more(protocol, 3)
     single = [
         lever for lever in LEVERS if lever.fusion != "weighted" and "template" not in lever.name

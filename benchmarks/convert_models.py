@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from safetensors.numpy import save_file
 
 from facesearch.faces.known_models import KNOWN
-from facesearch.faces.weights import INT8, SCALE, ZERO
+from facesearch.faces.numpy_sface import INT8, SCALE, ZERO
 from facesearch.resources import shipped
 
 Arrays = dict[str, NDArray[np.generic]]

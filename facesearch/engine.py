@@ -28,7 +28,7 @@ from facesearch.values import Failure, Identity, JSONValue
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from facesearch.faces.embed import Embedder
+    from facesearch.faces.embedder import Embedder
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -54,6 +54,7 @@ class Engine:
         self._model_given = opened.model_given
         self._live: dict[int, LiveIndex] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._probe_embedders: dict[str, Embedder] = {}
         self._enrolled: dict[int, tuple[int, int]] = {}
 
     @classmethod
@@ -465,6 +466,23 @@ class Engine:
             self._embedders[name] = load_embedder(spec, self.models_dir)
         return self._embedders[name]
 
+    def probe_embedder(self, model: str) -> Embedder:
+        """The embedder for probes: as `embedder`, and ready sooner for the first few faces.
+
+        Raises:
+            As `embedder`.
+        """
+        from dataclasses import replace
+
+        from facesearch.faces.embed import load_probe_embedder
+
+        if model not in self._probe_embedders:
+            spec = replace(self.settings.embed, model=model)
+            self._probe_embedders[model] = load_probe_embedder(
+                spec, self.models_dir, partial(self.embedder, model)
+            )
+        return self._probe_embedders[model]
+
     @cached_property
     def _library_uuid(self) -> str:
         return self.database.library_uuid()
@@ -518,7 +536,7 @@ class Engine:
         searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
         if not searched:
             raise UsageError("name at least one collection to search")
-        embedder = self.embedder(searched[0].contract.name)
+        embedder = self.probe_embedder(searched[0].contract.name)
         for collection in searched:
             collections.require_contract(collection, embedder.contract)
         settings = self.settings.identify

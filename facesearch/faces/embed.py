@@ -1,41 +1,24 @@
-"""Aligned crops to unit vectors: one embedder for both model families, on CPU, CUDA and MPS."""
+"""The embedder of a model, for bulk work and for probes.
+
+Embedding is torch's work (`torch_embed`). But importing torch takes longer than all the rest of
+answering one photo, so the first few faces of SFace are embedded in numpy (`numpy_sface`), where
+nobody asked for another device. This module imports neither until it is needed.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from facesearch.errors import DeviceError, ModelError
-from facesearch.faces import device as devices
 from facesearch.faces import registry
-from facesearch.faces.known_models import Model
-from facesearch.faces.networks import Network, fold
-from facesearch.faces.onednn import to_onednn
-from facesearch.faces.weights import load_network
+from facesearch.faces.embedder import Embedder, checked, nothing, unit
 from facesearch.settings import EmbedSpec
 from facesearch.values import F32, Crops, Embeddings, ModelContract
 
-CROP = 112
-"""Side of an aligned crop, pixels."""
-
-
-class Embedder(Protocol):
-    """Aligned faces to unit vectors."""
-
-    @property
-    def contract(self) -> ModelContract:
-        """What makes its vectors comparable."""
-
-    def embed(self, crops: Crops) -> Embeddings:
-        """Unit vectors of (N, 112, 112, 3) uint8 BGR crops, in order; N may be 0."""
+FEW = 32
+"""Faces that numpy embeds in about the time that importing torch takes."""
 
 
 def load_embedder(spec: EmbedSpec, models_dir: Path) -> Embedder:
@@ -49,151 +32,66 @@ def load_embedder(spec: EmbedSpec, models_dir: Path) -> Embedder:
         ModelError: no such model, or its weights are missing, corrupt or foreign.
         DeviceError: the device asked for is not there.
     """
-    device = devices.pick_device(spec.device)
+    from facesearch.faces import torch_embed
+
     path, model = registry.resolve(spec.model, models_dir)
-    with _one_thread():  # starting every core for so little work costs more than it saves
-        return TorchEmbedder(load_network(model.architecture, path), model, device, spec)
+    return torch_embed.load(path, model, spec)
 
 
-def embed_each(embedder: Embedder, groups: Sequence[Crops]) -> list[Embeddings]:
-    """The embeddings of each group of crops (say, of one photo), computed together."""
-    if not groups:
-        return []
-    together = embedder.embed(np.concatenate(groups))
-    ends = np.cumsum([len(group) for group in groups]).tolist()
-    return [
-        Embeddings(together.vectors[start:end], together.quality[start:end], together.contract)
-        for start, end in zip([0, *ends], ends, strict=False)
-    ]
+def load_probe_embedder(
+    spec: EmbedSpec, models_dir: Path, load: Callable[[], Embedder]
+) -> Embedder:
+    """The embedder for probes: ready at once where it can be, else what `load` gives.
 
-
-class TorchEmbedder:
-    """A network of either family on a device. `embed` may be called from several threads.
-
-    On the CPU every thread embeds a small batch of its own, with one core: no barrier at each
-    layer, and steady when other work shares the cores. The torch thread count of the process stays
-    as it was.
+    Its vectors are those of `load`'s in float32.
 
     Args:
-        network: with weights, fp32, unfolded; taken over and changed.
-        model: what the weights are.
-        device: where it computes.
-        spec: precision, threads (CPU) and batch; 0 for automatic.
+        spec: as for `load_embedder`.
+        models_dir: as for `load_embedder`.
+        load: gives the embedder of `spec`.
+
+    Raises:
+        As `load_embedder`.
+    """
+    path, model = registry.resolve(spec.model, models_dir)
+    numpy_can = model.architecture == "sface" and path.suffix == ".safetensors"
+    if "torch" in sys.modules or spec.device not in {"auto", "cpu"} or not numpy_can:
+        return load()
+    from facesearch.faces.numpy_sface import NumpySFace
+
+    return FewFaces(NumpySFace(path, model.preprocessing), model.contract, load)
+
+
+class FewFaces:
+    """Embeds in numpy until `FEW` faces have come, and in torch from then on.
+
+    Args:
+        network: crops to embeddings of any length.
+        contract: of both.
+        load: gives the embedder in torch.
     """
 
     def __init__(
-        self, network: Network, model: Model, device: torch.device, spec: EmbedSpec
+        self,
+        network: Callable[[Crops], F32],
+        contract: ModelContract,
+        load: Callable[[], Embedder],
     ) -> None:
-        self.contract = model.contract
-        self.device = device
-        self.dtype = devices.pick_dtype(device, spec.precision)
-        self._preprocessing = model.preprocessing
-        self._format = torch.contiguous_format if device.type == "mps" else torch.channels_last
-        fold(network)
-        if device.type == "cpu" and devices.has_onednn():
-            to_onednn(network, self.dtype)
-        else:
-            network.to(device, self.dtype)
-            network.to(memory_format=self._format)  # type: ignore[call-overload]
+        self.contract = contract
         self._network = network
-        self._batch = devices.pick_batch(device, self.dtype, spec.batch)
-        self._threads = devices.cpu_threads(spec.threads)
-        self._pool = _single_core_threads(self._threads) if device.type == "cpu" else None
+        self._load = load
+        self._faces = 0
+        self._torch: Embedder | None = None
+        self._lock = threading.Lock()
 
     def embed(self, crops: Crops) -> Embeddings:
-        """Unit vectors of aligned faces.
-
-        Args:
-            crops: (N, 112, 112, 3) uint8 BGR; N may be 0.
-
-        Returns:
-            (N, D) float32 unit vectors in the order of `crops`, and the norm of each before
-            normalising as its quality.
-
-        Raises:
-            ModelError: the network gave no usable vector (its weights are damaged).
-            DeviceError: the device's memory does not hold a single face.
-        """
-        if crops.dtype != np.uint8 or crops.shape[1:] != (CROP, CROP, 3):
-            raise ValueError(f"crops must be (N, {CROP}, {CROP}, 3) uint8, not {crops.shape}")
-        if not len(crops):
-            none = np.zeros((0, self.contract.dim), np.float32)
-            return Embeddings(none, np.zeros(0, np.float32), self.contract)
-        raw = cast("F32", torch.cat(self._run(crops)).cpu().numpy())
-        norms = np.linalg.norm(raw, axis=1)
-        if not np.all(np.isfinite(norms) & (norms > 0)):
-            raise ModelError(
-                f"model '{self.contract.name}' gave an embedding that is zero or not finite: "
-                "its weights are damaged, or not of this architecture"
-            )
-        return Embeddings(raw / norms[:, None], norms, self.contract)
-
-    def _run(self, crops: Crops) -> list[Tensor]:
-        if self._pool is not None:
-            # At most a batch; when there are few crops, an equal share for every thread.
-            step = min(self._batch, -(-len(crops) // self._threads))
-            chunks = (crops[start : start + step] for start in range(0, len(crops), step))
-            return list(self._pool.map(self._infer, chunks))
-        parts: list[Tensor] = []
-        done = 0
-        while done < len(crops):
-            parts.append(self._fit(crops[done:]))
-            done += len(parts[-1])
-        return parts
-
-    def _fit(self, crops: Crops) -> Tensor:
-        """`_infer` of the first crops, a batch at most; after every refusal of half as many."""
-        while True:
-            with suppress(torch.cuda.OutOfMemoryError):
-                return self._infer(crops[: self._batch])
-            if self._batch == 1:
-                raise DeviceError(f"{self.device}: not enough free memory for a single face")
-            self._batch = max(1, min(self._batch, len(crops)) // 2)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _infer(self, crops: Crops) -> Tensor:
-        """(n, D) float32 on the device, not normalised."""
-        with torch.inference_mode(), _exact_float32(self.device, self.dtype):
-            pixels = torch.from_numpy(np.require(crops, requirements=["C", "W"]))
-            if self.device.type == "cuda":
-                pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-            x = pixels.to(self.device).permute(0, 3, 1, 2)
-            if self._preprocessing.order == "rgb":
-                x = x.flip(1)
-            x = (x.float() - self._preprocessing.mean) / self._preprocessing.scale
-            x = x.to(self.dtype).contiguous(memory_format=self._format)
-            return cast("Tensor", self._network(x)).float()
-
-
-def _single_core_threads(count: int) -> ThreadPoolExecutor:
-    """Threads whose torch operations use one core each."""
-    all_started = threading.Barrier(count)
-
-    def start() -> None:
-        torch.get_num_threads()  # a thread's first call takes over the process's setting
-        torch.set_num_threads(1)
-        all_started.wait()
-
-    pool = ThreadPoolExecutor(count, "embed", initializer=start)
-    before = torch.get_num_threads()
-    list(pool.map(abs, range(count)))
-    torch.set_num_threads(before)  # what threads started later take over
-    return pool
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _exact_float32(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
-    """Keeps cuDNN from rounding float32 to TF32, as it does by default."""
-    if device.type == "cuda" and dtype == torch.float32:
-        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return nullcontext()
+        """Unit vectors of (N, 112, 112, 3) uint8 BGR crops, in order; N may be 0."""
+        if not len(checked(crops)):
+            return nothing(self.contract)
+        with self._lock:
+            self._faces += len(crops)
+            if self._torch is None and self._faces > FEW:
+                self._torch = self._load()
+        if self._torch is not None:
+            return self._torch.embed(crops)
+        return unit(self._network(crops), self.contract)

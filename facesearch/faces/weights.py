@@ -20,9 +20,7 @@ from torch import Tensor
 
 from facesearch.errors import ModelError
 from facesearch.faces.networks import IRESNET_BLOCKS, IResNet, Network, SFace
-
-INT8, SCALE, ZERO = ".int8", ".scale", ".zero"
-"""Suffixes of a quantised tensor's parts: values, and one row of blocks for each output."""
+from facesearch.faces.numpy_sface import INT8, SCALE, ZERO, dequantise
 
 State = dict[str, Tensor]
 
@@ -40,7 +38,7 @@ def load_network(architecture: str, path: Path) -> Network:
     state = read_state(path)
     network: Network
     if architecture == "sface":
-        state = dequantise(state)
+        state = _dense(state)
         with torch.device("meta"):
             network = SFace()
     elif architecture in IRESNET_BLOCKS:
@@ -91,20 +89,14 @@ def read_state(path: Path) -> State:
     return dict(loaded)
 
 
-def dequantise(state: State) -> State:
-    """int8 blocks to fp32: (value - zero) * scale, every row of scales covering one output.
-
-    Follows https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html (blocked), bit for bit.
-    """
-    plain = {name: t for name, t in state.items() if not name.endswith((INT8, SCALE, ZERO))}
-    for name, values in state.items():
-        base = name.removesuffix(INT8)
-        scale, zero = state.get(base + SCALE), state.get(base + ZERO)
-        if base == name or scale is None or zero is None or values.numel() % scale.numel():
-            continue
-        blocks = values.reshape(*scale.shape, -1).float()
-        plain[base] = ((blocks - zero[..., None].float()) * scale[..., None]).view(values.shape)
-    return plain
+def _dense(state: State) -> State:
+    dense = {name: t for name, t in state.items() if not name.endswith((INT8, SCALE, ZERO))}
+    for base in (name.removesuffix(INT8) for name in state if name.endswith(INT8)):
+        parts = [state.get(base + part) for part in (INT8, SCALE, ZERO)]
+        arrays = [part.numpy() for part in parts if part is not None]
+        if len(arrays) == len(parts) and arrays[0].size % max(arrays[1].size, 1) == 0:
+            dense[base] = torch.from_numpy(dequantise(arrays[0], arrays[1], arrays[2]))
+    return dense
 
 
 def _mismatch(state: State, wanted: State) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facesearch.errors import PhotoError, UsageError
-from facesearch.faces.embed import Embedder
+from facesearch.faces.embedder import Embedder
 from facesearch.faces.extract import Extraction
 from facesearch.identify.calibration import Scores
 from facesearch.ingest.enroll import Entry, choose

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.errors import PhotoError
-from facesearch.faces.embed import Embedder, embed_each
+from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
 from facesearch.identify.decide import Found, Identification, answer
 from facesearch.identify.judge import Judgement

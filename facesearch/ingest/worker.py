@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from facesearch.errors import FacesearchError, PhotoError, Reason
-from facesearch.faces.embed import Embedder, embed_each
+from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction
 from facesearch.store import ledger
 from facesearch.store.collections import Collection

@@ -13,15 +13,19 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from facesearch.errors import DeviceError, ModelError
 from facesearch.faces import device as devices
-from facesearch.faces.embed import TorchEmbedder, embed_each, load_embedder
+from facesearch.faces.embed import FEW, FewFaces, load_embedder, load_probe_embedder
+from facesearch.faces.embedder import embed_each
 from facesearch.faces.extract import Extractor, principal
 from facesearch.faces.known_models import KNOWN, Preprocessing
 from facesearch.faces.networks import Network
+from facesearch.faces.numpy_sface import NumpySFace
 from facesearch.faces.registry import resolve
+from facesearch.faces.torch_embed import TorchEmbedder
 from facesearch.faces.weights import load_network
 from facesearch.settings import DetectSpec, EmbedSpec, PhotoLimits
 from facesearch.values import F32, Crops
@@ -341,3 +345,72 @@ def test_embedding_needs_no_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_numpy_equals_the_onnx_file() -> None:
+    path, model = resolve("sface", Path("/nonexistent"))
+    found = NumpySFace(path, model.preprocessing)(CROPS)
+    assert found.dtype == np.float32
+    assert np.allclose(found, OUTPUTS, atol=2e-4)
+
+
+def test_numpy_heeds_the_preprocessing(fp32: TorchEmbedder) -> None:
+    path, _model = resolve("sface", Path("/nonexistent"))
+    for changed in (Preprocessing("bgr", 127.5, 128.0), Preprocessing("rgb", 100.0, 64.0)):
+        expected = embedder_with(changed).embed(CROPS).vectors
+        found = NumpySFace(path, changed)(CROPS)
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        assert least_cosine(found, expected) >= 0.99999
+
+
+def test_torch_takes_over_where_it_pays(fp32: TorchEmbedder) -> None:
+    path, model = resolve("sface", Path("/nonexistent"))
+    loaded: list[int] = []
+
+    def load() -> TorchEmbedder:
+        loaded.append(1)
+        return fp32
+
+    probes = FewFaces(NumpySFace(path, model.preprocessing), model.contract, load)
+    assert len(probes.embed(CROPS[:0])) == 0
+    first = probes.embed(CROPS)
+    assert not loaded
+    assert first.contract == fp32.contract
+    assert np.allclose(first.vectors, fp32.embed(CROPS).vectors, atol=1e-5)
+    assert np.allclose(first.quality, fp32.embed(CROPS).quality, rtol=1e-4)
+    many = np.concatenate([CROPS] * FEW)
+    assert np.allclose(probes.embed(many).vectors[: len(CROPS)], first.vectors, atol=1e-5)
+    probes.embed(CROPS)
+    assert loaded == [1]
+
+
+def test_a_device_asked_for_is_never_replaced() -> None:
+    def refuse() -> TorchEmbedder:
+        raise DeviceError("not there")
+
+    with pytest.raises(DeviceError):
+        load_probe_embedder(EmbedSpec(device="cuda"), Path("/nonexistent"), refuse)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_numpy_refuses_what_are_not_its_weights(damage: str, tmp_path: Path) -> None:
+    path, model = resolve("sface", Path("/nonexistent"))
+    file = tmp_path / "w.safetensors"
+    if damage == "truncated":
+        file.write_bytes(path.read_bytes()[:100_000])
+    elif damage == "foreign":
+        save_file({"layer1.weight": np.zeros((3, 3), np.float32)}, file)
+    with pytest.raises(ModelError, match=r"w\.safetensors"):
+        NumpySFace(file, model.preprocessing)
+
+
+def test_one_probe_is_answered_without_torch() -> None:
+    code = (
+        "import sys, numpy as np; from pathlib import Path; import facesearch.faces.embed as e;"
+        "from facesearch.settings import EmbedSpec; spec = EmbedSpec();"
+        "probes = e.load_probe_embedder(spec, Path('/none'), lambda: 1 / 0);"
+        "print(probes.embed(np.zeros((1, 112, 112, 3), np.uint8)).vectors.shape,"
+        "'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(1, 128) False"

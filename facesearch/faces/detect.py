@@ -4,17 +4,17 @@
 only when it is not. The detector runs at each of `DetectSpec.sizes` (longer side, pixels) that the
 photo has; overlapping finds become one.
 
-**Second look.** Where YuNet puts a landmark depends on how large the face is to it and how it lies
-on its grids: by 2.6 pixels of a 112-pixel crop on LFW, between three scales of the same photo. So
-every face found is cut out upright, at the size YuNet sees best, and looked at four times (as it
-is and mirrored, on the grid and half a step off it); the four are averaged. That leaves 1.0 pixel,
-and makes all of a face's numbers independent of the scale it was found at. On LFW it lowers FNIR at
-FPIR 1 % by a quarter. It tells faces from the rest, too: of what the first look takes for a face at
-0.5 or more, true ones keep 0.87, the others drop below 0.7. See docs/detection.md.
+**Second look.** Where YuNet puts a landmark depends on how large the face is to it, how it lies on
+its grids, and how it is tilted: it shows only 0.37 of a head's tilt. So every face found is cut
+out at the size YuNet sees best and looked at again: twice to correct its place and tilt, then four
+times (as it is and mirrored, on the grid and half a step off it), averaged. That makes a face's
+numbers all but independent of the scale it was found at, and it tells faces from the rest.
+docs/detection.md has the measurements.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import cv2
@@ -37,11 +37,12 @@ LOOK_SIDE = 96
 """Side of the square in which a face is looked at again, pixels."""
 LOOK_SCALE = 0.75
 """Size of the face in it, over its size in a crop: eyes 26 pixels apart."""
-LOOKS = 4
-"""Looks at each."""
-NEAR, FAR = 0.5, 1.0
-"""A look may find the face this far from where it is expected, in distances between the eyes: the
-look that counts, and the one that corrects the first landmarks if that fails."""
+FAR, NEAR = 1.0, 0.5
+"""How far from where it is expected a look may find the face, in distances between the eyes: at
+first, when landmarks may stray because faces overlap or are cut off, and then."""
+TILT = 2.0
+"""How much further than the first looks say a face is turned upright. YuNet's landmarks show only
+0.37 of a head's tilt; undoing all of it (2.7) would enlarge their noise as much."""
 
 _EXPECTED = (TEMPLATE - TEMPLATE.mean(axis=0)) * LOOK_SCALE + LOOK_SIDE / 2
 _EYES = float(np.linalg.norm(_EXPECTED[1] - _EXPECTED[0]))
@@ -104,19 +105,32 @@ class Detector:
         return self._distinct(np.concatenate(found))
 
     def _second_look(self, pixels: Pixels, row: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A candidate, (15,) in pixels of `pixels`, as it is seen cut out and upright."""
-        seen = self._looked_at(pixels, row, NEAR)
-        if seen[14] < self._spec.score:  # first landmarks stray where faces overlap or are cut off
-            seen = self._looked_at(pixels, self._looked_at(pixels, row, FAR), NEAR)
-        return seen
+        """A candidate, (15,) in pixels of `pixels`, as it is seen cut out and upright.
+
+        Two looks correct where it is and how it is tilted; four more say what counts.
+        """
+        first = row[4:14].reshape(5, 2)
+        seen = self._looked_at(pixels, first, (0,), FAR)
+        if seen[14] == 0:
+            return np.append(row[:14], 0.0)
+        better = turned_on(first, seen[4:14].reshape(5, 2), TILT)
+        return self._looked_at(pixels, better, (0, STRIDE // 2), NEAR)
 
     def _looked_at(
-        self, pixels: Pixels, row: NDArray[np.float64], reach: float
+        self,
+        pixels: Pixels,
+        landmarks: NDArray[np.float64],
+        shifts: tuple[int, ...],
+        reach: float,
     ) -> NDArray[np.float64]:
-        """A face near `row`, on average of four looks; one that does not find it counts as 0."""
-        upright = umeyama(row[4:14].reshape(1, 5, 2), _EXPECTED)[0]
+        """The face near `landmarks`, (15,) in pixels of `pixels`, on average of several looks.
+
+        Each shift on the grid is looked at as it is and mirrored. A look that finds no face within
+        reach counts as confidence 0.
+        """
+        upright = umeyama(landmarks[None], _EXPECTED)[0]
         looks = []
-        for shift in (0, STRIDE // 2):
+        for shift in shifts:
             square = cut(pixels, upright + np.array([[0, 0, shift]]), LOOK_SIDE)
             mirrored = np.asarray(cv2.flip(square, 1), np.uint8)
             for rows in (self._find(square), unmirrored(self._find(mirrored), LOOK_SIDE)):
@@ -126,9 +140,9 @@ class Detector:
                 if near.min(initial=np.inf) <= reach * _EYES:
                     looks.append(rows[near.argmin()])
         if not looks:
-            return np.append(row[:14], 0.0)
+            return np.zeros(15)
         mean = np.mean(looks, axis=0)
-        mean[14] *= len(looks) / LOOKS
+        mean[14] *= len(looks) / (2 * len(shifts))
         return turned(mean, np.asarray(cv2.invertAffineTransform(upright), np.float64))
 
     def _find(self, pixels: Pixels) -> NDArray[np.float64]:
@@ -194,3 +208,14 @@ def turned(row: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.
     half = np.sqrt(linear**2 @ ((row[2:4] - row[:2]) / 2) ** 2)
     landmarks = row[4:14].reshape(5, 2) @ linear.T + shift
     return np.concatenate([middle - half, middle + half, landmarks.ravel(), row[14:]])
+
+
+def turned_on(
+    before: NDArray[np.float64], after: NDArray[np.float64], gain: float
+) -> NDArray[np.float64]:
+    """Landmarks `after`, (5, 2), turned about their middle to `gain` times their turn so far."""
+    turn = umeyama(before[None], after)[0]
+    angle = math.atan2(turn[1, 0], turn[0, 0]) * (gain - 1)
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    middle = after.mean(axis=0)
+    return np.asarray((after - middle) @ rotation.T + middle)

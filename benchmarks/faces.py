@@ -41,7 +41,7 @@ def embedded(folder: Path, library: Path | None = None) -> tuple[Faces, ModelCon
     ):
         if library is None:
             engine.ingest([folder])
-        paths = sorted(folder.absolute().glob("*/*.jpg"))
+        paths = sorted(folder.resolve().glob("*/*.jpg"))
         vectors = principal_vectors(engine, [str(path) for path in paths])
         contract = engine.collection().contract
     found = ~np.isnan(vectors[:, 0])

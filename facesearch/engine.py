@@ -131,7 +131,7 @@ class Engine:
 
         worker = self._worker(collection, progress)
         report = Report()
-        paths = [Path(source).absolute() for source in sources]
+        paths = [Path(os.path.abspath(source)) for source in sources]
         ledger.forget_unreachable(self.database, worker.collection, [str(p) for p in paths])
         worker.run(_walk(find(paths), report), report, Plan(retry_failed=retry_failed))
         self._rebuild_if_due(worker.collection)

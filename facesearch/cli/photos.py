@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,7 +109,7 @@ def enroll(
         if source.is_dir():
             raise UsageError(f"{source}: --name goes with one photo, not a folder")
         person = Person(name, external_id, common.parse_where(meta))
-        target = [Entry(str(source.absolute()), person, FaceChoice(ordinal=face))]
+        target = [Entry(os.path.abspath(source), person, FaceChoice(ordinal=face))]
     with (
         common.open_engine(library, embed_model=model, embed_device=device) as engine,
         LiveLine("enroll") as progress,

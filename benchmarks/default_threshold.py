@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
+from benchmarks.record import evaluation_data
 from facesearch.engine import Engine
 from facesearch.evaluate.lfw import principal_vectors
 from facesearch.evaluate.metrics import FPIRS, SearchScores, fnir
@@ -326,7 +327,13 @@ def print_tables(record: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", type=Path, help="evaluation data: lfw-dev/ and landmarks68/")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        default=evaluation_data(),
+        help="evaluation data: lfw-dev/ and landmarks68/",
+    )
     parser.add_argument("--output", type=Path, default=RECORD)
     args = parser.parse_args()
     protocol = read_protocol(args.data / "lfw-dev")

@@ -94,7 +94,13 @@ def reliability(stated: Any, wrong: Any, weight: Any) -> tuple[list[dict[str, fl
 def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("root", type=Path, help="evaluation root with photos/NAME/*.jpg")
+    parser.add_argument(
+        "root",
+        type=Path,
+        nargs="?",
+        default=record.evaluation_data() / "lfw-dev",
+        help="evaluation root with photos/NAME/*.jpg",
+    )
     parser.add_argument("--library", type=Path, help="a library with the photos ingested already")
     parser.add_argument("--splits", type=int, default=SPLITS)
     args = parser.parse_args()

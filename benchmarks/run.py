@@ -5,7 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("embed", "lfw", "default_threshold")
+BENCHMARKS = (
+    "embed",
+    "cold",
+    "detect",
+    "lfw",
+    "default_threshold",
+    "calibration",
+    "probability",
+)
 
 
 def main() -> None:

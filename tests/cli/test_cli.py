@@ -195,3 +195,15 @@ def test_the_installed_command_works_and_completes() -> None:
         [command, "--show-completion", "bash"], capture_output=True, text=True, check=False
     )
     assert "facesearch" in done.stdout
+
+
+def test_a_file_is_one_file_however_its_path_is_written(
+    run: Run, library: Path, demo_photos: Path
+) -> None:
+    photo = demo_photos / "people" / "Barack_Obama" / "barack_obama.jpg"
+    roundabout = photo.parent / ".." / photo.parent.name / photo.name
+    code, out, _ = run("-L", library, "--json", "enroll", roundabout, "--name", "Barack_Obama")
+    report = loads(out)
+    assert (code, report["unchanged"], report["ingest"]["unchanged"]) == (0, 1, 1)
+    code, out, _ = run("-L", library, "--json", "ingest", roundabout.parent)
+    assert (code, loads(out)["unchanged"], loads(out)["duplicates"]) == (0, 1, 0)

@@ -743,7 +743,7 @@ def _walk(found: Iterable[Found | Ignored | Failure], report: Report) -> Iterato
 
     for item in found:
         if isinstance(item, Found):
-            yield os.path.abspath(item.path)
+            yield os.fspath(item.path)
         elif isinstance(item, Ignored):
             report.ignored[item.suffix] = report.ignored.get(item.suffix, 0) + 1
         else:

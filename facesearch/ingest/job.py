@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from facesearch.errors import FacesearchError
 from facesearch.store import jobs
@@ -27,4 +28,4 @@ def job(
         with suppress(FacesearchError):
             jobs.finish(database, number, jobs.FAILED, str(err) or type(err).__name__)
         raise
-    jobs.finish(database, number, jobs.DONE)
+    database.patiently(partial(jobs.finish, database, number, jobs.DONE))

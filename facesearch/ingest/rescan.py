@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 from facesearch.ingest.report import Report
 from facesearch.store import presence
@@ -35,11 +36,15 @@ def rescan(
         report: moved and gone files are counted in it.
     """
     after = 0
-    while files := presence.under(database, collection, roots, after, BATCH):
+    while True:
+        look = partial(presence.under, database, collection, roots, after, BATCH)
+        if not (files := database.patiently(look)):
+            return
         after = files[-1].id
         away = [file for file in files if _is_missing(file.path)]
         if away:
-            moved, gone = presence.missing(database, collection, away, since)
+            record = partial(presence.missing, database, away, since)
+            moved, gone = database.patiently(record)
             report.moved += moved
             report.gone += gone
 

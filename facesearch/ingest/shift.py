@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -49,11 +50,12 @@ class Shift:
     ) -> None:
         self._over.set()
         self._heart.join()
-        try:
-            jobs.leave(self._database, self.worker, self.report.counts())
-        except FacesearchError:
-            if value is None:  # else the first error is the one to tell
-                raise
+        leave = partial(jobs.leave, self._database, self.worker, self.report.counts())
+        if value is None:
+            self._database.patiently(leave)
+        else:
+            with suppress(FacesearchError):  # the first error is the one to tell
+                leave()
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):

@@ -52,9 +52,7 @@ def under(
         return [Recorded(id_, from_text(path)) for id_, path in connection.execute(query)]
 
 
-def missing(
-    database: Database, collection: Collection, files: Sequence[Recorded], since: datetime
-) -> tuple[int, int]:
+def missing(database: Database, files: Sequence[Recorded], since: datetime) -> tuple[int, int]:
     """Record that files are not there any more.
 
     A file whose bytes lie elsewhere too leaves that place alone behind; one that never could be
@@ -62,7 +60,6 @@ def missing(
 
     Args:
         database: the store.
-        collection: of the files.
         files: those that are missing.
         since: bytes that were first seen elsewhere after this count as moved.
 

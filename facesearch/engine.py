@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from facesearch import library
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery, ledger
+from facesearch.store import calibrations, collections, feed, gallery, jobs, ledger, presence
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import Failure, Identity, JSONValue
 
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
     from facesearch.index.live import IndexStatus, LiveIndex
     from facesearch.index.manifest import IndexHome
     from facesearch.ingest.enroll import EnrolReport, Entry
-    from facesearch.ingest.worker import Report, Worker
+    from facesearch.ingest.report import Report
+    from facesearch.ingest.worker import Plan, Worker
     from facesearch.photos.find import Found, Ignored
+    from facesearch.settings import Settings
+    from facesearch.store.jobs import Job
 
 
 class Engine:
@@ -107,6 +112,8 @@ class Engine:
         collection: str = DEFAULT,
         *,
         retry_failed: bool = False,
+        rescan: bool = False,
+        workers: int = 1,
         progress: Callable[[Report], None] = lambda report: None,
     ) -> Report:
         """Find, read, detect, align, embed and store every face of the photos in `sources`.
@@ -118,6 +125,10 @@ class Engine:
             sources: files and folders (walked recursively).
             collection: name of the collection.
             retry_failed: try files again that failed because of their content.
+            rescan: notice, too, files that were moved or are gone.
+            workers: processes to share the work; the same ingestion may also run several times at
+                once, here or, on a database server, on other machines. More than one needs the
+                caller's main module to be importable (`if __name__ == "__main__"`).
             progress: called with the report so far after every batch.
 
         Raises:
@@ -126,16 +137,42 @@ class Engine:
             StoreError, LibraryError, DiskFullError: the library cannot be written; run again later
                 to go on.
         """
-        from facesearch.ingest.worker import Plan, Report
+        from facesearch.ingest.job import job
+        from facesearch.ingest.rescan import rescan as look_for
+        from facesearch.ingest.worker import Plan
         from facesearch.photos.find import find
 
-        worker = self._worker(collection, progress)
-        report = Report()
-        paths = [Path(os.path.abspath(source)) for source in sources]
-        ledger.forget_unreachable(self.database, worker.collection, [str(p) for p in paths])
-        worker.run(_walk(find(paths), report), report, Plan(retry_failed=retry_failed))
-        self._rebuild_if_due(worker.collection)
+        if workers < 1:
+            raise UsageError(f"workers = {workers}: at least one must do the work")
+        roots = _roots(sources)
+        paths = [Path(root) for root in roots]
+        find(paths)  # complain about those that are not there, before anything is recorded
+        target, _ = self._target(collection)
+        with job(self.database, target, "ingest", roots) as number:
+            ledger.forget_unreachable(self.database, target, roots)
+            task = _Task(number, tuple(paths), collection, Plan(retry_failed=retry_failed))
+            report = self._share(task, workers, progress)
+            if rescan:
+                look_for(self.database, target, roots, task.plan.began, report)
+        if report.faces:
+            self._rebuild_if_due(target)
         return report
+
+    def prune(
+        self, sources: Iterable[str | os.PathLike[str]], collection: str = DEFAULT
+    ) -> tuple[int, int]:
+        """Delete what is stored of files under `sources` that `ingest(rescan=True)` found gone.
+
+        Photos from which somebody is enrolled stay.
+
+        Returns:
+            The number of faces removed, and of photos kept.
+        """
+        return presence.prune(self.database, self.collection(collection), _roots(sources))
+
+    def gone(self, sources: Iterable[str | os.PathLike[str]], collection: str = DEFAULT) -> int:
+        """How many files under `sources` are gone of which something is stored still."""
+        return presence.gone(self.database, self.collection(collection), _roots(sources))
 
     def enroll(
         self,
@@ -166,10 +203,21 @@ class Engine:
             entries = _entries(Path(source), ignored)
         else:
             entries = source
-        worker = self._worker(collection, progress)
-        report = enroll(worker, entries, move=move)
+        from facesearch.ingest.job import job
+        from facesearch.ingest.report import Report
+
+        target, embedder = self._target(collection)
+        named = (
+            [os.path.abspath(os.fspath(source))] if isinstance(source, str | os.PathLike) else []
+        )
+        counted = Report()
+        with (
+            job(self.database, target, "enroll", named) as number,
+            self._worker(number, target, embedder, counted, progress) as worker,
+        ):
+            report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
-        self._rebuild_if_due(worker.collection)
+        self._rebuild_if_due(target)
         return report
 
     # --- who is this?
@@ -426,6 +474,18 @@ class Engine:
         """How much a collection, or the whole library, holds."""
         return ledger.counts(self.database, self.collection(collection) if collection else None)
 
+    def jobs(self, collection: str | None = None) -> list[Job]:
+        """The runs of `ingest` and `enroll`, newest first."""
+        return jobs.every(self.database, self.collection(collection) if collection else None)
+
+    def job(self, number: int) -> Job:
+        """One run.
+
+        Raises:
+            NotFoundError: there is none of that number.
+        """
+        return jobs.get(self.database, number)
+
     def failures(self, collection: str | None = None) -> Iterator[Failure]:
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
@@ -503,23 +563,66 @@ class Engine:
         if self.live(collection).status().delta > self.settings.index.max_delta:
             self.build_index(collection.name)
 
-    def _worker(self, collection: str, progress: Callable[[Report], None]) -> Worker:
-        from facesearch.ingest.worker import Worker
+    def _target(self, name: str) -> tuple[Collection, Callable[[], Embedder]]:
+        """The collection photos go to, created if need be, and what gives its embedder."""
+        from facesearch.faces import registry
 
         known = {c.name: c for c in self.collections()}
         # a collection keeps the model it was created with, whatever the settings say by now
-        model = known[collection].contract.name if collection in known else None
-        if self._model_given:
-            model = self.settings.embed.model
-        embedder = self.embedder(model)
-        return Worker(
-            self.database,
-            collections.ensure(self.database, collection, embedder.contract),
-            self._extract,
-            embedder,
-            self.threads,
-            progress,
-        )
+        if name in known and not self._model_given:
+            model_name = known[name].contract.name
+        else:
+            model_name = self.settings.embed.model
+        _, model = registry.resolve(model_name, self.models_dir)
+        if self.settings.embed.device not in {"auto", "cpu"}:
+            self.embedder(model_name)  # complain about a device that is not there before working
+        target = collections.ensure(self.database, name, model.contract)
+        return target, partial(self.embedder, model_name)
+
+    @contextmanager
+    def _worker(
+        self,
+        job: int,
+        collection: Collection,
+        embedder: Callable[[], Embedder],
+        report: Report,
+        progress: Callable[[Report], None],
+    ) -> Iterator[Worker]:
+        """This process as a worker of a job."""
+        from facesearch.ingest.shift import Shift
+        from facesearch.ingest.worker import Worker
+
+        with Shift(self.database, job, report) as shift:
+            yield Worker(
+                self.database,
+                collection,
+                self._extract,
+                embedder,
+                self.threads,
+                shift,
+                progress,
+            )
+
+    def _share(self, task: _Task, workers: int, progress: Callable[[Report], None]) -> Report:
+        """Do a task in this process, or in several with an equal share of the cores each."""
+        if workers == 1:
+            return self._ingest(task, progress)
+        from facesearch.ingest import team
+
+        threads = max(1, self.threads // workers)
+        settings = self.settings.override(embed_threads=threads)
+        member = partial(_member, self.root, settings, self._model_given, task)
+        return team.run([member] * workers, progress)
+
+    def _ingest(self, task: _Task, progress: Callable[[Report], None]) -> Report:
+        """This process's part of a task."""
+        from facesearch.ingest.report import Report
+        from facesearch.photos.find import find
+
+        target, embedder = self._target(task.collection)
+        report = Report()
+        with self._worker(task.job, target, embedder, report, progress) as worker:
+            return worker.run(_walk(find(task.paths), report), report, task.plan)
 
     def _query(
         self,
@@ -587,6 +690,41 @@ class Engine:
         return sha256 if known(sha256) else self.extractor(data, path)
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What each worker of an ingestion is told.
+
+    Attributes:
+        job: number of the job.
+        paths: files and folders.
+        collection: name of the collection.
+        plan: which known files are read again.
+    """
+
+    job: int
+    paths: tuple[Path, ...]
+    collection: str
+    plan: Plan
+
+
+def _member(
+    root: Path,
+    settings: Settings,
+    model_given: bool,
+    task: _Task,
+    progress: Callable[[Report], None],
+) -> Report:
+    """One worker of a team, in a process of its own."""
+    opened = Library(root, settings, library.connect(root, settings), model_given)
+    with Engine(opened) as engine:
+        return engine._ingest(task, progress)
+
+
+def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Sources as absolute paths."""
+    return [os.path.abspath(os.fspath(source)) for source in sources]
+
+
 def _entries(source: Path, ignored: dict[str, int]) -> Iterable[Entry]:
     """The labelled photos of a folder of folders, or of a manifest, which is checked at once."""
     from facesearch.ingest.enroll import from_folders, from_manifest
@@ -607,7 +745,7 @@ def _walk(found: Iterable[Found | Ignored | Failure], report: Report) -> Iterato
 
     for item in found:
         if isinstance(item, Found):
-            yield os.path.abspath(item.path)
+            yield os.fspath(item.path)
         elif isinstance(item, Ignored):
             report.ignored[item.suffix] = report.ignored.get(item.suffix, 0) + 1
         else:

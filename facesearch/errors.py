@@ -14,6 +14,7 @@ file that imports the library.
     ├── LibraryError            the library directory is missing, read-only, locked or full
     │   └── DiskFullError       no space left; nothing committed was lost
     ├── StoreError              the database is missing, corrupt or unreachable
+    │   ├── StoreUnreachableError  its server does not answer, or broke off; it may come back
     │   ├── SchemaError         the database's schema is older or newer than this program
     │   └── NotFoundError       a collection, identity, photo or face that does not exist
     └── IndexFileError          an index generation is corrupt, truncated, foreign or missing
@@ -105,6 +106,10 @@ class DiskFullError(LibraryError):
 
 class StoreError(FacesearchError):
     """The database is missing, corrupt or unreachable."""
+
+
+class StoreUnreachableError(StoreError):
+    """The database's server does not answer, or broke off in mid-work."""
 
 
 class SchemaError(StoreError):

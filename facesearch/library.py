@@ -47,8 +47,13 @@ def attach(path: Path, overrides: Mapping[str, Any]) -> Library:
             f"{root}: not a library (no {CONFIG_NAME}); create one with 'facesearch init'"
         )
     settings = load_settings(root).override(**overrides)
-    database = Database(settings.store.url or sqlite_url(root / DATABASE_NAME))
+    database = connect(root, settings)
     return Library(root, settings, database, overrides.get("embed_model") is not None)
+
+
+def connect(root: Path, settings: Settings) -> Database:
+    """The database of the library at `root`; nobody has looked whether it is there."""
+    return Database(settings.store.url or sqlite_url(root / DATABASE_NAME), settings.store.patience)
 
 
 def open_library(path: Path, overrides: Mapping[str, Any]) -> Library:
@@ -133,4 +138,5 @@ CONFIG_TEMPLATE = """\
 
 [store]
 # url = ""                    # e.g. "postgresql+psycopg://user@host/name"; empty: SQLite in here
+# patience = 300.0            # seconds that ingestion waits for a database server that is away
 """

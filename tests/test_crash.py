@@ -56,7 +56,8 @@ def contents(library: Path) -> dict[tuple[str, int], bytes]:
 
 def recorded(library: Path) -> int:
     with sqlite3.connect(f"file:{library}/facesearch.db?mode=ro", uri=True) as connection:
-        return int(connection.execute("SELECT count(*) FROM files").fetchone()[0])
+        query = "SELECT count(*) FROM files WHERE state <> 'pending'"
+        return int(connection.execute(query).fetchone()[0])
 
 
 def test_an_ingest_killed_at_any_instant_is_completed_by_the_next(

@@ -20,7 +20,7 @@ from facesearch.values import Failure, JSONValue
 
 if TYPE_CHECKING:
     from facesearch.engine import Engine
-    from facesearch.ingest.worker import Report
+    from facesearch.ingest.report import Report
 
 EXIT_PARTIAL = 3
 """The command did its work, but some photos could not be processed."""
@@ -171,6 +171,16 @@ def summary(report: Report) -> str:
         f"{report.no_face} without a face",
         f"{report.failed} failed",
     ]
+    for n, what in (
+        (report.elsewhere, "done meanwhile by another job"),
+        (report.changed, "changed since"),
+        (report.moved, "moved"),
+        (report.gone, "gone (--prune deletes their faces)"),
+        (report.faces_removed, "faces removed"),
+        (report.enrolled_kept, "photos kept for the person enrolled from them"),
+    ):
+        if n:
+            parts.append(f"{n} {what}")
     if report.failed_before:
         parts.append(f"{report.failed_before} failed earlier (--retry-failed tries them again)")
     line = ", ".join(parts) + f" in {report.seconds:.1f} s ({rate:.0f} files/s)"

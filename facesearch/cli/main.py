@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from facesearch.cli import admin, calibrate, common, demo, evaluate, identify, identities, photos
+from facesearch.cli import (
+    admin,
+    calibrate,
+    common,
+    demo,
+    evaluate,
+    identify,
+    identities,
+    jobs,
+    photos,
+)
 from facesearch.errors import FacesearchError
 from facesearch.version import __version__
 
@@ -54,7 +64,8 @@ app.command()(identify.search)
 app.command()(calibrate.calibrate)
 app.add_typer(calibrate.app, name="calibrations", no_args_is_help=True)
 app.add_typer(identities.app, name="identities")
-app.command()(photos.failures)
+app.add_typer(jobs.failures, name="failures")
+app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
 app.add_typer(admin.index, name="index", no_args_is_help=True)
 app.add_typer(admin.db, name="db", no_args_is_help=True)
 app.add_typer(admin.models, name="models", no_args_is_help=True)

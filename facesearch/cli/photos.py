@@ -1,4 +1,4 @@
-"""Commands that bring photos in: init, ingest, enroll, failures."""
+"""Commands that bring photos in: init, ingest, enroll."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from facesearch.store.collections import DEFAULT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from facesearch.ingest.worker import Report
+    from facesearch.ingest.report import Report
 
 
 def init(library: Library = None, json: Json = False) -> None:
@@ -37,6 +37,16 @@ def ingest(
     retry_failed: Annotated[
         bool, typer.Option(help="Try files again whose content could not be read.")
     ] = False,
+    rescan: Annotated[
+        bool, typer.Option(help="Notice files that were moved or are gone, too.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option(help="Rescan, and delete the faces of files that are gone.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Prune without asking.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes to share the work and the cores.")
+    ] = 1,
     min_face: Annotated[
         float | None, typer.Option(help="Smallest face kept, in pixels of the photo.")
     ] = None,
@@ -45,6 +55,9 @@ def ingest(
     json: Json = False,
 ) -> None:
     """Find every face in photos and store it. Run it again after a crash: it goes on.
+
+    Run it several times at once, in other terminals or, with a database server, on other machines,
+    and the work is shared; each file is read once.
 
     Bad files are recorded with a reason (see 'failures') and the rest goes on; then the exit code
     is 3.
@@ -55,11 +68,22 @@ def ingest(
         try:
             with LiveLine("ingest") as progress:
                 report = engine.ingest(
-                    sources, collection, retry_failed=retry_failed, progress=progress
+                    sources,
+                    collection,
+                    retry_failed=retry_failed,
+                    rescan=rescan or prune,
+                    workers=workers,
+                    progress=progress,
                 )
         except KeyboardInterrupt as err:
             say("stopped; what was read is stored. Run the same command again to go on.")
             raise typer.Exit(130) from err
+        if prune and (gone := engine.gone(sources, collection)):
+            question = f"delete the faces of {gone} files that are gone? Faces enrolled stay."
+            if yes or typer.confirm(question, err=True):
+                removed, kept = engine.prune(sources, collection)
+                report.faces_removed += removed
+                report.enrolled_kept += kept
     if common.wants_json(json):
         emit(report)
     else:
@@ -126,25 +150,6 @@ def enroll(
             common.say_failure(failure)
     if report.failures:
         raise typer.Exit(common.EXIT_PARTIAL)
-
-
-def failures(
-    library: Library = None,
-    collection: Annotated[
-        str | None, typer.Option("--collection", "-c", help="Only this collection.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """List the files that could not be processed, with the reason."""
-    with common.open_engine(library) as engine:
-        found = list(engine.failures(collection))
-    if common.wants_json(json):
-        emit({"failures": found})
-    elif not found:
-        tell("no failures")
-    else:
-        rows = [(f.path, f.reason, f.detail, f.attempts) for f in found]
-        common.table("", ["file", "reason", "detail", "attempts"], rows)
 
 
 class LiveLine:

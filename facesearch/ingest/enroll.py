@@ -17,7 +17,8 @@ from pathlib import Path
 
 from facesearch.errors import ManifestError, UsageError
 from facesearch.faces.extract import principal
-from facesearch.ingest.worker import Plan, Report, Worker
+from facesearch.ingest.report import Report
+from facesearch.ingest.worker import Plan, Worker
 from facesearch.photos.find import Ignored, find
 from facesearch.store import gallery
 from facesearch.store.gallery import Person, StoredFaces
@@ -76,12 +77,15 @@ class EnrolReport:
         return [*self.ingest.failures, *self.not_enrolled]
 
 
-def enroll(worker: Worker, entries: Iterable[Entry], *, move: bool = False) -> EnrolReport:
+def enroll(
+    worker: Worker, entries: Iterable[Entry], counted: Report, *, move: bool = False
+) -> EnrolReport:
     """Ingest the entries' photos and give the chosen face of each to its identity.
 
     Args:
         worker: ingests, and holds the collection.
         entries: photos and people; read as they are needed.
+        counted: what ingesting the photos did is added to it.
         move: take a face over that is enrolled as somebody else; otherwise that is a conflict,
             reported and left as it is.
 
@@ -89,7 +93,7 @@ def enroll(worker: Worker, entries: Iterable[Entry], *, move: bool = False) -> E
         ManifestError: an entry is malformed; what came before it is enrolled.
         StoreError, LibraryError, DiskFullError: as `Worker.run`.
     """
-    report = EnrolReport()
+    report = EnrolReport(ingest=counted)
     remaining = iter(entries)
     while chunk := list(islice(remaining, BATCH)):
         report.entries += len(chunk)

@@ -1,9 +1,12 @@
-"""The ingestion worker: find -> skip what is known -> read, detect, align -> embed -> record.
+"""The ingestion worker: find -> skip what is known -> claim -> read, align -> embed -> record.
 
 Reading, decoding, detecting and aligning run on a pool of threads (the libraries release the
 interpreter lock); embedding and writing on the caller's thread, in batches. What is in flight is
 bounded by `WINDOW` photos a thread, so memory does not grow with the archive. Every batch is one
 transaction of the ledger: kill the process at any instant, run it again, and it goes on from there.
+
+Any number of workers, in this or other processes or machines, may run on the same photos at once:
+each claims a few files at a time (`facesearch.store.leases`).
 """
 
 from __future__ import annotations
@@ -11,20 +14,25 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from facesearch.errors import FacesearchError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction
-from facesearch.store import ledger
+from facesearch.ingest.report import Report
+from facesearch.ingest.shift import Shift
+from facesearch.store import leases, ledger
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
+from facesearch.store.leases import Work, stamp_of
 from facesearch.store.ledger import Duplicate, Extracted, Failed, FileStamp, Known, Outcome
+from facesearch.store.tables import now
 from facesearch.values import Failure
 
 WINDOW = 16
@@ -35,12 +43,16 @@ BATCH_FILES = 256
 """Files looked up, or written, together at the most."""
 BATCH_SECONDS = 5.0
 """A batch is written after this long even if it is not full."""
-
-TRANSIENT = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.INTERNAL})
-"""Reasons that may be gone at the next run, though the file has not changed."""
+CLAIM_FILES = 64
+"""Files taken in hand at once: few, so that workers finish together; a transaction each time."""
+MANY_HELD = 4096
+"""Files met in other workers' hands that are looked at again before the end."""
+POLL_SECONDS = 0.5
+"""Pause before looking again for files that other workers still have in hand."""
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class Extract(Protocol):
@@ -54,45 +66,6 @@ class Extract(Protocol):
         """
 
 
-@dataclass(slots=True)
-class Report:
-    """What an ingestion did.
-
-    Attributes:
-        files: files looked at.
-        unchanged: of these, known from an earlier run and skipped.
-        failed_before: of these, files that failed in an earlier run and were not tried again.
-        photos: photos added.
-        duplicates: files whose bytes were there already under another path.
-        faces: faces added.
-        no_face: files in which no face was found.
-        failed: number of files that could not be processed.
-        failures: the first `MAX_FAILURES` of them; the ledger has all.
-        ignored: files passed over in folders because they are not photos, by suffix.
-        seconds: wall time.
-    """
-
-    files: int = 0
-    unchanged: int = 0
-    failed_before: int = 0
-    photos: int = 0
-    duplicates: int = 0
-    faces: int = 0
-    no_face: int = 0
-    failed: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    ignored: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    MAX_FAILURES = 1000
-
-    def add_failure(self, failure: Failure) -> None:
-        """Count a failure, and keep it if there is room."""
-        self.failed += 1
-        if len(self.failures) < self.MAX_FAILURES:
-            self.failures.append(failure)
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Which unchanged files are read again.
@@ -102,15 +75,25 @@ class Plan:
             that may have passed (`TRANSIENT`) are always tried again.
         restore_erased: those of which a face was erased; only enrolment, where the user names the
             person, does this.
+        began: when the job began: what was recorded since is this job's, or another's that runs
+            at the same time, and is not tried again.
     """
 
     retry_failed: bool = False
     restore_erased: bool = False
+    began: datetime = field(default_factory=now)
 
-    def again(self, before: Known) -> bool:
-        """Whether a file the ledger knows, and that has not changed, is read again."""
+    def wanted(self, before: Known, item: Work) -> bool:
+        """Whether a file that the ledger knows is to be processed."""
+        if before.state == ledger.PENDING:
+            return True
+        if isinstance(item, Failed):  # what was stored before it vanished stands
+            return before.state == ledger.FAILED and before.recorded_at < self.began
+        if before.state == ledger.GONE or before.stamp != item:
+            return True
         if before.state == ledger.FAILED:
-            return self.retry_failed or before.reason in TRANSIENT
+            again = self.retry_failed or before.reason in ledger.TRANSIENT
+            return again and before.recorded_at < self.began
         return self.restore_erased and before.state == ledger.ERASED
 
 
@@ -122,20 +105,26 @@ class Worker:
         database: the store.
         collection: where faces go.
         extract: file to aligned faces.
-        embedder: aligned faces to vectors, of the collection's contract.
+        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
+            for when the first face is there.
         threads: size of the pool that extracts.
+        shift: this process's part in the job.
         progress: called with the report so far after every batch.
     """
 
     database: Database
     collection: Collection
     extract: Extract
-    embedder: Embedder
+    embedder: Callable[[], Embedder]
     threads: int
+    shift: Shift
     progress: Callable[[Report], None] = lambda report: None
 
     def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
         """Process every path that is not done yet; failures are recorded and the rest goes on.
+
+        Files that another worker has in hand are left to it; at the end this one waits for them,
+        and takes them over if the other dies.
 
         On Ctrl-C, what was extracted is embedded and recorded before KeyboardInterrupt goes on.
 
@@ -150,56 +139,104 @@ class Worker:
         """
         started = time.monotonic()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="facesearch-extract")
-        pending: list[Outcome | tuple[FileStamp, Extraction]] = []
-        faces, since = 0, started
+        others = _Others()
         try:
-            work = self._to_do(paths, report, plan)
+            self._process(pool, self._to_do(paths, report, plan, others), report, plan, others)
+            while others.holding:
+                mine = self._left(report, plan, others)
+                self._process(pool, mine, report, plan, others)
+                if others.holding and not mine:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            report.seconds += time.monotonic() - started
+        return report
+
+    def _process(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Iterable[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
+    ) -> None:
+        """Extract, embed and record claimed work, in batches."""
+        pending: list[Outcome | tuple[FileStamp, Extraction]] = []
+        faces, since = 0, time.monotonic()
+        try:
             one = partial(self._one, plan=plan)
             for item in bounded_map(pool, one, work, WINDOW * self.threads):
                 pending.append(item)
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
                 full = faces >= BATCH_FACES or len(pending) >= BATCH_FILES
                 if full or time.monotonic() - since > BATCH_SECONDS:
-                    self._flush(pending, report)
+                    self._flush(pending, report, others)
                     pending, faces, since = [], 0, time.monotonic()
-            self._flush(pending, report)
+            self._flush(pending, report, others)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
-            self._flush(pending, report)
+            self._flush(pending, report, others)
             raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-            report.seconds += time.monotonic() - started
-        return report
 
     def _to_do(
-        self, paths: Iterable[str | Failure], report: Report, plan: Plan
-    ) -> Iterator[FileStamp | Failed]:
-        """Files that the ledger does not have, has differently, or is to read again."""
+        self, paths: Iterable[str | Failure], report: Report, plan: Plan, others: _Others
+    ) -> Iterator[Work]:
+        """Files that are to be read, as this worker has claimed them."""
         remaining = iter(paths)
         while chunk := list(islice(remaining, BATCH_FILES)):
-            names = [item.path if isinstance(item, Failure) else item for item in chunk]
-            known = ledger.known(self.database, self.collection, names)
+            work = {stamp_of(item).path: item for item in map(_stamp, chunk)}
+            known = self._ask(ledger.known, self.collection, work)
             report.files += len(chunk)
-            for path, item in zip(names, chunk, strict=True):
-                stamp, before = _stamp(item), known.get(path)
-                if isinstance(stamp, Failed):
-                    if before is None or before.state == ledger.FAILED:
-                        yield stamp
-                    else:  # it was ingested and has vanished since: what is stored stands
-                        report.unchanged += 1
-                elif before is None or before.stamp != stamp or plan.again(before):
-                    yield stamp
+            report.unchanged += len(chunk) - len(work)  # named twice
+            fresh = []
+            for path, item in work.items():
+                before = known.get(path)
+                if before is None:
+                    fresh.append(item)
+                elif not plan.wanted(before, item):
+                    self._settled(before, report, plan)
+                elif before.lease in (None, self.shift.worker):
+                    fresh.append(item)
                 else:
-                    report.unchanged += 1
-                    report.failed_before += before.state == ledger.FAILED
+                    others.holding.append(item)
+            for start in range(0, len(fresh), CLAIM_FILES):
+                yield from self._claim(fresh[start : start + CLAIM_FILES], report, plan, others)
+            if len(others.holding) > MANY_HELD:
+                yield from self._left(report, plan, others)
 
-    def _one(self, file: FileStamp | Failed, plan: Plan) -> Outcome | tuple[FileStamp, Extraction]:
+    def _claim(
+        self, work: Sequence[Work], report: Report, plan: Plan, others: _Others
+    ) -> list[Work]:
+        got = self._ask(leases.claim, self.collection, work, self.shift.worker, plan.wanted)
+        others.holding += got.held
+        for before in got.settled:
+            self._settled(before, report, plan)
+        return got.mine
+
+    def _left(self, report: Report, plan: Plan, others: _Others) -> list[Work]:
+        """Take over what workers that died since had in hand; forget what is done by now."""
+        held, others.holding = others.holding, []
+        mine: list[Work] = []
+        for start in range(0, len(held), BATCH_FILES):
+            mine += self._claim(held[start : start + BATCH_FILES], report, plan, others)
+        return mine
+
+    def _settled(self, before: Known, report: Report, plan: Plan) -> None:
+        """Count a file that needs nothing."""
+        if before.recorded_at < plan.began:
+            report.unchanged += 1
+            report.failed_before += before.state == ledger.FAILED
+        else:
+            report.elsewhere += 1
+
+    def _one(self, file: Work, plan: Plan) -> Outcome | tuple[FileStamp, Extraction]:
         if isinstance(file, Failed):
             return file
-        is_stored = partial(
-            ledger.is_stored, self.database, self.collection, whole=plan.restore_erased
-        )
+
+        def is_stored(sha256: str) -> bool:
+            whole = plan.restore_erased
+            return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
+
         try:
             extraction = self.extract(file.path, is_stored)
         except PhotoError as err:
@@ -212,11 +249,17 @@ class Worker:
             return Duplicate(file, extraction)
         return file, extraction
 
-    def _flush(self, pending: list[Outcome | tuple[FileStamp, Extraction]], report: Report) -> None:
+    def _flush(
+        self,
+        pending: list[Outcome | tuple[FileStamp, Extraction]],
+        report: Report,
+        others: _Others,
+    ) -> None:
         if not pending:
             return
         extractions = [item[1] for item in pending if isinstance(item, tuple)]
-        embedded = iter(embed_each(self.embedder, [e.crops for e in extractions]))
+        crops = [e.crops for e in extractions]
+        embedded = iter(embed_each(self.embedder(), crops) if crops else ())
         outcomes: list[Outcome] = [
             item
             if not isinstance(item, tuple)
@@ -225,8 +268,13 @@ class Worker:
             )
             for item in pending
         ]
-        report.faces += ledger.record(self.database, self.collection, outcomes)
-        for outcome in outcomes:
+        done = self._ask(ledger.record_leased, self.collection, outcomes, self.shift.worker)
+        others.holding += done.again
+        report.faces += done.faces
+        report.changed += done.changed
+        report.faces_removed += done.faces_removed
+        report.enrolled_kept += done.enrolled_kept
+        for outcome in done.outcomes:
             match outcome:
                 case Failed(file, reason, detail):
                     report.add_failure(Failure(file.path, reason.value, detail))
@@ -235,7 +283,21 @@ class Worker:
                 case Extracted(detections=detections):
                     report.photos += 1
                     report.no_face += len(detections) == 0
+        report.elsewhere += len(outcomes) - len(done.outcomes) - len(done.again)
         self.progress(replace(report))
+
+    def _ask(
+        self, operation: Callable[Concatenate[Database, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """An operation on the store, waiting for a server that is away."""
+        return self.database.patiently(partial(operation, self.database, *args, **kwargs))
+
+
+@dataclass(slots=True)
+class _Others:
+    """Work that is in other workers' hands, and what was taken over from them."""
+
+    holding: list[Work] = field(default_factory=list)
 
 
 def bounded_map(

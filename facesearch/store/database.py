@@ -6,20 +6,28 @@ Only this file turns SQLAlchemy's exceptions into ours.
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from facesearch.errors import (
     DiskFullError,
     LibraryError,
     SchemaError,
     StoreError,
+    StoreUnreachableError,
     UsageError,
 )
 from facesearch.store.tables import SCHEMA_HEAD, LibraryRow, now
@@ -27,18 +35,30 @@ from facesearch.store.tables import SCHEMA_HEAD, LibraryRow, now
 BUSY_TIMEOUT_S = 60.0
 """How long a SQLite writer waits for another process's transaction."""
 
+PATIENCE_S = 300.0
+"""How long bulk work waits for a server that cannot be reached, before it gives up."""
+RETRY_S = 0.5, 5.0
+"""Pause between two attempts to reach it: the first, and the longest; each doubles the last."""
+
+_LOST = ("08", "57P01", "57P02", "57P03", "53300")
+"""SQLSTATEs, or their beginnings, of a server that is going, gone, coming or full."""
+
+T = TypeVar("T")
+
 
 class Database:
     """An open database. Share one between threads; connections are pooled.
 
     Args:
         url: SQLAlchemy URL; "sqlite:///..." or "postgresql+psycopg://...".
+        patience_s: how long `patiently` waits.
 
     Raises:
         UsageError: not a URL, or its driver is not installed.
     """
 
-    def __init__(self, url: str | URL) -> None:
+    def __init__(self, url: str | URL, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
         try:
             self.url: URL = make_url(url)
             self.engine: Engine = create_engine(self.url, pool_pre_ping=not _is_sqlite(self.url))
@@ -89,6 +109,25 @@ class Database:
                 yield connection
         except SQLAlchemyError as err:
             raise _translate(err, self.where) from err
+
+    def patiently(self, operation: Callable[[], T]) -> T:
+        """The result of an operation, tried again as long as the server cannot be reached.
+
+        An operation that was cut off may have been committed: it must bear being done twice.
+
+        Raises:
+            StoreUnreachableError: the server has not come back in time.
+            Whatever else the operation raises.
+        """
+        deadline, pause = time.monotonic() + self.patience_s, RETRY_S[0]
+        while True:
+            try:
+                return operation()
+            except StoreUnreachableError:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, RETRY_S[1])
 
     def exists(self) -> bool:
         """Whether a SQLite database's file is there; True for other databases."""
@@ -228,4 +267,11 @@ def _translate(err: SQLAlchemyError, where: str) -> Exception:
         )
     if "unable to open" in lower:
         return LibraryError(f"{where}: the database cannot be opened (permissions?)")
+    if isinstance(err, OperationalError) and not isinstance(cause, sqlite3.Error):
+        state = getattr(cause, "sqlstate", None)
+        if err.connection_invalidated or state is None or state.startswith(_LOST):
+            return StoreUnreachableError(
+                f"{where}: the database server cannot be reached ({message}); "
+                "run the same command again when it is back"
+            )
     return StoreError(f"{where}: {message}")

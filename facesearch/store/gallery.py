@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from facesearch.errors import NotFoundError, UsageError
 from facesearch.store.collections import Collection, bump
 from facesearch.store.database import Database
-from facesearch.store.ledger import ERASED
-from facesearch.store.paths import from_text, to_text
+from facesearch.store.ledger import ERASED, FAILED, by_paths
+from facesearch.store.paths import from_text
 from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, RemovalRow, now
 from facesearch.values import Detections, Identity, JSONValue
 
@@ -72,7 +72,7 @@ def faces_of(
         select(FileRow.path, PhotoRow.width, PhotoRow.height, *_FACE_COLUMNS)
         .join(PhotoRow, PhotoRow.id == FileRow.photo_id)
         .outerjoin(FaceRow, FaceRow.photo_id == PhotoRow.id)
-        .where(FileRow.collection_id == collection.id, FileRow.path.in_([*map(to_text, paths)]))
+        .where(by_paths(collection, paths), FileRow.state != FAILED)
         .order_by(FileRow.path, FaceRow.ordinal)
     )
     grouped: dict[str, list[tuple[object, ...]]] = {}

@@ -12,19 +12,42 @@ from __future__ import annotations
 from collections.abc import Collection as SizedIterable
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from facesearch.errors import Reason
+from facesearch.store import photo_rows
 from facesearch.store.collections import Collection, bump
 from facesearch.store.database import Database
 from facesearch.store.paths import from_text, to_text
 from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, now
 from facesearch.values import Detections, Embeddings, Failure
 
-DONE, NO_FACE, FAILED, ERASED = "done", "no_face", "failed", "erased"
-"""States of a file. Erased: a face in it was deleted; only enrolling it anew reads it again."""
+PENDING, DONE, NO_FACE, FAILED, ERASED, GONE = (
+    "pending",
+    "done",
+    "no_face",
+    "failed",
+    "erased",
+    "gone",
+)
+"""States of a file. Pending: found, not read yet. Erased: a face in it was deleted; only enrolling
+it anew reads it again. Gone: `--rescan` found it missing; what was stored of it is still there."""
+
+TRANSIENT = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.INTERNAL})
+"""Reasons of a failure that may have passed at the next run, though the file has not changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +106,77 @@ Outcome = Extracted | Duplicate | Failed
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger says of a file: how it was stamped, what became of it, and why."""
+    """What the ledger says of a file: how it was stamped, what became of it, why, and when.
+
+    `lease` is the id of the worker that has it in hand, if any.
+    """
 
     stamp: FileStamp
     state: str
     reason: str | None
+    lease: int | None
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What recording a batch did.
+
+    Attributes:
+        outcomes: those recorded; others belonged to files that another worker has taken over.
+        again: files that must be read again, because the photo they were said to hold went
+            meanwhile; nobody has them in hand.
+        faces: faces added.
+        changed: files whose bytes are not those of before.
+        faces_removed: faces of photos that no file holds any more.
+        enrolled_kept: photos that no file holds any more, kept because somebody is enrolled from
+            them.
+    """
+
+    outcomes: Sequence[Outcome]
+    again: Sequence[FileStamp]
+    faces: int
+    changed: int
+    faces_removed: int
+    enrolled_kept: int
 
 
 def known(
     database: Database, collection: Collection, paths: SizedIterable[str]
 ) -> dict[str, Known]:
     """What the ledger says of those of `paths` that it has, by path."""
+    if not paths:
+        return {}
     with database.read() as connection:
-        rows = connection.execute(
-            select(
-                FileRow.path, FileRow.size, FileRow.mtime_ns, FileRow.state, FileRow.reason
-            ).where(
-                FileRow.collection_id == collection.id, FileRow.path.in_([*map(to_text, paths)])
-            )
-        )
-        found = (
-            Known(FileStamp(from_text(path), size, mtime_ns), state, reason)
-            for path, size, mtime_ns, state, reason in rows
-        )
+        rows = connection.execute(SELECT_KNOWN.where(by_paths(collection, paths)))
+        found = (known_row(row) for row in rows)
         return {file.stamp.path: file for file in found}
+
+
+SELECT_KNOWN = select(
+    FileRow.path,
+    FileRow.id,
+    FileRow.size,
+    FileRow.mtime_ns,
+    FileRow.state,
+    FileRow.reason,
+    FileRow.lease,
+    FileRow.updated_at,
+)
+"""What `known_row` makes a `Known` of."""
+
+
+def by_paths(collection: Collection, paths: SizedIterable[str]) -> ColumnElement[bool]:
+    """Condition: files of a collection at these paths."""
+    texts = [to_text(path) for path in paths]
+    return (FileRow.collection_id == collection.id) & FileRow.path.in_(texts)
+
+
+def known_row(row: Row[*tuple[Any, ...]]) -> Known:
+    """A row of `SELECT_KNOWN` as a value."""
+    path, _, size, mtime_ns, state, reason, lease, at = row
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)  # SQLite stores no time zone
+    return Known(FileStamp(from_text(path), size, mtime_ns), state, reason, lease, at)
 
 
 def is_stored(database: Database, collection: Collection, sha256: str, *, whole: bool) -> bool:
@@ -119,7 +189,7 @@ def is_stored(database: Database, collection: Collection, sha256: str, *, whole:
         whole: a photo of which a face was erased does not count.
     """
     with database.read() as connection:
-        photo_id = _photo_ids(connection, collection.id, [sha256]).get(sha256)
+        photo_id = photo_rows.ids(connection, collection.id, [sha256]).get(sha256)
         if photo_id is None or not whole:
             return photo_id is not None
         erased = select(FileRow.id).where(FileRow.photo_id == photo_id, FileRow.state == ERASED)
@@ -138,27 +208,61 @@ def record(database: Database, collection: Collection, outcomes: Sequence[Outcom
     Raises:
         StoreError, LibraryError, DiskFullError: nothing of the batch was stored.
     """
+    return _record(database, collection, outcomes, None).faces
+
+
+def record_leased(
+    database: Database, collection: Collection, outcomes: Sequence[Outcome], worker: int
+) -> Recorded:
+    """`record`, of those files alone that `worker` still has in hand; it has them no longer then.
+
+    Where a file's bytes have changed, the photo it held before goes with its faces, unless another
+    file holds it too or somebody is enrolled from it.
+
+    Raises:
+        As `record`.
+    """
+    return _record(database, collection, outcomes, worker)
+
+
+def _record(
+    database: Database, collection: Collection, outcomes: Sequence[Outcome], worker: int | None
+) -> Recorded:
     if not outcomes:
-        return 0
+        return Recorded([], [], 0, 0, 0, 0)
     with database.write() as connection:
         revision = bump(connection, collection.id)
+        before = _files_before(connection, collection, outcomes)
+        if worker is not None:
+            held = {path for path, row in before.items() if row.lease == worker}
+            outcomes = [o for o in outcomes if to_text(o.file.path) in held]
         read = {o.sha256: o for o in outcomes if isinstance(o, Extracted)}
         digests = {o.sha256 for o in outcomes if not isinstance(o, Failed)}
-        photo_ids = _photo_ids(connection, collection.id, digests)
-        new = [o for digest, o in read.items() if digest not in photo_ids]
-        photo_ids |= _insert_photos(connection, collection.id, new)
-        stored = _stored_faces(connection, photo_ids.values())
+        photo_ids = photo_rows.ids(connection, collection.id, digests)
+        again = [
+            o.file
+            for o in outcomes
+            if isinstance(o, Duplicate) and o.sha256 not in photo_ids and o.sha256 not in read
+        ]
+        if again:  # the photo went meanwhile, with the last other file that held it
+            outcomes = [o for o in outcomes if o.file not in again]
+            paths = by_paths(collection, [file.path for file in again])
+            connection.execute(update(FileRow).where(paths).values(lease=None))
+        new = {digest: o.size for digest, o in read.items() if digest not in photo_ids}
+        photo_ids |= photo_rows.insert_photos(connection, collection.id, new)
+        stored = photo_rows.stored_faces(connection, photo_ids.values())
         rows = [
             row | {"collection_id": collection.id, "photo_id": photo_ids[digest]}
             for digest, o in read.items()
-            for row in _face_rows(o, revision)
+            for row in photo_rows.face_values(o.detections, o.embeddings, revision)
             if (photo_ids[digest], row["ordinal"]) not in stored
         ]
         if rows:
             connection.execute(insert(FaceRow), rows)
         with_faces = {photo for photo, _ in stored} | {row["photo_id"] for row in rows}
-        _write_files(connection, collection.id, outcomes, photo_ids, with_faces)
-        return len(rows)
+        left = _write_files(connection, collection.id, outcomes, photo_ids, with_faces, before)
+        dropped = photo_rows.drop_orphans(connection, collection.id, revision, set(left))
+        return Recorded(outcomes, again, len(rows), len(left), *dropped)
 
 
 def failures(database: Database, collection: Collection | None = None) -> Iterator[Failure]:
@@ -187,6 +291,7 @@ def forget_unreachable(
             select(FileRow.id, FileRow.path).where(
                 FileRow.collection_id == collection.id,
                 FileRow.state == FAILED,
+                FileRow.lease.is_(None),
                 FileRow.reason.in_([Reason.MISSING.value, Reason.UNREADABLE.value]),
             )
         ).all()
@@ -208,66 +313,27 @@ class Counts:
     failures: int
 
 
-def _photo_ids(
-    connection: Connection, collection_id: int, digests: SizedIterable[str]
-) -> dict[str, int]:
-    if not digests:
-        return {}
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """A file's row before a batch is recorded."""
+
+    row_id: int
+    attempts: int
+    photo_id: int | None
+    lease: int | None
+
+
+def _files_before(
+    connection: Connection, collection: Collection, outcomes: Sequence[Outcome]
+) -> dict[str, _Before]:
+    """The rows there are of the outcomes' files, by path as text."""
     rows = connection.execute(
-        select(PhotoRow.sha256, PhotoRow.id).where(
-            PhotoRow.collection_id == collection_id, PhotoRow.sha256.in_(digests)
-        )
+        select(FileRow.path, FileRow.id, FileRow.attempts, FileRow.photo_id, FileRow.lease)
+        .where(by_paths(collection, {o.file.path for o in outcomes}))
+        .order_by(FileRow.id)
+        .with_for_update()
     )
-    return {digest: photo_id for digest, photo_id in rows}
-
-
-def _insert_photos(
-    connection: Connection, collection_id: int, new: Sequence[Extracted]
-) -> dict[str, int]:
-    if not new:
-        return {}
-    rows = connection.execute(
-        insert(PhotoRow).returning(PhotoRow.sha256, PhotoRow.id),
-        [
-            {
-                "collection_id": collection_id,
-                "sha256": o.sha256,
-                "width": o.size[0],
-                "height": o.size[1],
-                "created_at": now(),
-            }
-            for o in new
-        ],
-    )
-    return {digest: photo_id for digest, photo_id in rows}
-
-
-def _face_rows(o: Extracted, revision: int) -> list[dict[str, Any]]:
-    vectors = o.embeddings.vectors.astype("<f2")
-    landmarks = o.detections.landmarks.astype("<f4")
-    return [
-        {
-            "ordinal": i,
-            **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
-            "landmarks": landmarks[i].tobytes(),
-            "score": float(o.detections.scores[i]),
-            "quality": float(o.embeddings.quality[i]),
-            "embedding": vectors[i].tobytes(),
-            "identity_id": None,
-            "changed": revision,
-        }
-        for i, box in enumerate(o.detections.boxes.tolist())
-    ]
-
-
-def _stored_faces(connection: Connection, photo_ids: SizedIterable[int]) -> set[tuple[int, int]]:
-    """(photo id, ordinal) of every face stored of these photos."""
-    if not photo_ids:
-        return set()
-    rows = connection.execute(
-        select(FaceRow.photo_id, FaceRow.ordinal).where(FaceRow.photo_id.in_(photo_ids))
-    )
-    return {(photo_id, ordinal) for photo_id, ordinal in rows}
+    return {row[0]: _Before(row[1], row[2], row[3], row[4]) for row in rows}
 
 
 def _write_files(
@@ -276,18 +342,12 @@ def _write_files(
     outcomes: Sequence[Outcome],
     photo_ids: dict[str, int],
     with_faces: set[int],
-) -> None:
-    latest = {to_text(o.file.path): o for o in outcomes}
-    before = {
-        path: (id_, attempts)
-        for path, id_, attempts in connection.execute(
-            select(FileRow.path, FileRow.id, FileRow.attempts).where(
-                FileRow.collection_id == collection_id, FileRow.path.in_(latest)
-            )
-        )
-    }
-    added, changed = [], []
-    for path, o in latest.items():
+    before: dict[str, _Before],
+) -> list[int]:
+    """Bring the files' rows up to date; returns the photos that changed files held before."""
+    added, changed, left = [], [], []
+    for path, o in {to_text(o.file.path): o for o in outcomes}.items():
+        was = before.get(path)
         photo_id = None if isinstance(o, Failed) else photo_ids[o.sha256]
         row = {
             "size": o.file.size,
@@ -297,12 +357,16 @@ def _write_files(
             "detail": to_text(o.detail) if isinstance(o, Failed) else None,
             "photo_id": photo_id,
             "updated_at": now(),
+            "lease": None,
         }
-        if path in before:
-            id_, attempts = before[path]
-            changed.append(row | {"row_id": id_, "attempts": attempts + 1})
-        else:
+        if was is None:
             added.append(row | {"collection_id": collection_id, "path": path, "attempts": 1})
+            continue
+        if isinstance(o, Failed) and o.reason in TRANSIENT:
+            row["photo_id"] = was.photo_id  # what it holds now is not known: nothing goes
+        elif was.photo_id not in (None, photo_id):
+            left.append(was.photo_id)
+        changed.append(row | {"row_id": was.row_id, "attempts": was.attempts + 1})
     if added:
         connection.execute(insert(FileRow), added)
     if changed:
@@ -313,6 +377,7 @@ def _write_files(
             .values({key: bindparam(key) for key in columns}),
             changed,
         )
+    return left
 
 
 def counts(database: Database, collection: Collection | None = None) -> Counts:
@@ -327,7 +392,7 @@ def counts(database: Database, collection: Collection | None = None) -> Counts:
     with database.read() as connection:
         return Counts(
             photos=count(connection, PhotoRow),
-            files=count(connection, FileRow),
+            files=count(connection, FileRow, FileRow.state != PENDING),
             faces=count(connection, FaceRow),
             enrolled_faces=count(connection, FaceRow, FaceRow.identity_id.is_not(None)),
             identities=count(connection, IdentityRow),

@@ -24,12 +24,13 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from facesearch.values import JSONValue
 
-SCHEMA_HEAD = "0002"
+SCHEMA_HEAD = "0003"
 """Revision of `migrations/versions` that these tables describe."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -95,6 +96,12 @@ class FileRow(Base):
     __table_args__ = (
         UniqueConstraint("collection_id", "path"),
         Index(None, "collection_id", "state"),
+        Index(
+            None,
+            "lease",
+            sqlite_where=text("lease IS NOT NULL"),
+            postgresql_where=text("lease IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -103,7 +110,7 @@ class FileRow(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(16))
-    """A state of `ledger`: "done", "no_face", "failed", "erased"."""
+    """A state of `ledger`: "pending", "done", "no_face", "failed", "erased", "gone"."""
     reason: Mapped[str | None] = mapped_column(String(32))
     detail: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(Integer, default=1)
@@ -111,6 +118,43 @@ class FileRow(Base):
         ForeignKey("photos.id", ondelete="SET NULL"), index=True
     )
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    lease: Mapped[int | None] = mapped_column(BigInteger)
+    """The row of `workers` whose process has this file in hand; None while nobody has."""
+
+
+class JobRow(Base):
+    """One run of `ingest` or `enroll`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "collection_id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(16))
+    sources: Mapped[list[str]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(16))
+    """A state of `jobs`: "running", "done", "stopped", "failed"."""
+    detail: Mapped[str | None] = mapped_column(Text)
+    """Why it failed."""
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class WorkerRow(Base):
+    """One process at work on a job. Files it has in hand carry its id as their lease."""
+
+    __tablename__ = "workers"
+    __table_args__ = (Index(None, "job_id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    host: Mapped[str] = mapped_column(Text)
+    process: Mapped[str] = mapped_column(Text)
+    """Its number on that host, and when it began, so that a number used again is told apart."""
+    seen_ms: Mapped[int] = mapped_column(BigInteger)
+    """Its last heartbeat: milliseconds since the epoch by the database's clock."""
+    counts: Mapped[dict[str, JSONValue]] = mapped_column(JSON)
+    """What it had done by then."""
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 class IdentityRow(Base):

@@ -57,14 +57,15 @@ def test_one_that_is_not_there_changes_nothing(database: Database, collection: C
 
 def test_upgrade_of_a_database_with_rows(tmp_path: Path) -> None:
     database = Database(sqlite_url(tmp_path / "old.db"))
+    migrate.upgrade(database)
+    collection = collections.ensure(database, "default", CONTRACT)
+    ledger.record(database, collection, [extracted("/a.jpg", "a" * 64, 3)])
     config = migrate._config()
     with database.write() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.downgrade(config, "0001")
     with pytest.raises(SchemaError, match="older than this program"):
         database.check()
-    collection = collections.ensure(database, "default", CONTRACT)
-    ledger.record(database, collection, [extracted("/a.jpg", "a" * 64, 3)])
     with feed.snapshot(database, collection) as (_, batches):
         before = np.concatenate([b.vectors for b in batches])
     assert migrate.upgrade(database) == ("0001", SCHEMA_HEAD)

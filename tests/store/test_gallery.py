@@ -74,6 +74,7 @@ def test_rename_show_and_erase(
     assert (states["/0.jpg"].state, states["/3.jpg"].state) == ("erased", "done")
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_erased_vector_is_not_left_in_any_file(
     database: Database, collection: Collection
 ) -> None:

@@ -1,0 +1,93 @@
+"""What an ingestion did, and how the reports of several workers make one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from facesearch.values import Failure, JSONValue
+
+
+@dataclass(slots=True)
+class Report:
+    """What an ingestion did.
+
+    Attributes:
+        job: number of the job in the database.
+        files: files looked at.
+        unchanged: of these, known from an earlier run and skipped.
+        failed_before: of these, files that failed in an earlier run and were not tried again.
+        elsewhere: files that another job, running at the same time, took care of.
+        photos: photos added.
+        duplicates: files whose bytes were there already under another path.
+        faces: faces added.
+        no_face: files in which no face was found.
+        changed: files whose content was another than before.
+        faces_removed: faces that went because no file holds their photo any more.
+        enrolled_kept: photos that no file holds any more, kept for the person enrolled from them.
+        moved: files found at another path than before (`rescan`).
+        gone: files that are not there any more (`rescan`).
+        failed: number of files that could not be processed.
+        failures: the first `MAX_FAILURES` of them; the ledger has all.
+        ignored: files passed over in folders because they are not photos, by suffix.
+        workers: processes that worked on it.
+        seconds: wall time.
+    """
+
+    job: int = 0
+    files: int = 0
+    unchanged: int = 0
+    failed_before: int = 0
+    elsewhere: int = 0
+    photos: int = 0
+    duplicates: int = 0
+    faces: int = 0
+    no_face: int = 0
+    changed: int = 0
+    faces_removed: int = 0
+    enrolled_kept: int = 0
+    moved: int = 0
+    gone: int = 0
+    failed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
+    workers: int = 1
+    seconds: float = 0.0
+
+    MAX_FAILURES = 1000
+
+    def add_failure(self, failure: Failure) -> None:
+        """Count a failure, and keep it if there is room."""
+        self.failed += 1
+        if len(self.failures) < self.MAX_FAILURES:
+            self.failures.append(failure)
+
+    @property
+    def processed(self) -> int:
+        """Files that were read."""
+        return self.photos + self.duplicates + self.failed
+
+    def counts(self) -> dict[str, JSONValue]:
+        """The numbers, as JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.type in {"int", "float"}}
+
+
+WALKED = ("files", "unchanged", "failed_before", "seconds")
+"""What every worker of a job counts for itself, since each looks at every file."""
+
+
+def together(parts: Sequence[Report]) -> Report:
+    """One report of the workers of one job, each of which looked at all its files."""
+    whole = Report(job=parts[0].job, workers=len(parts))
+    for part in parts:
+        for name in part.counts():
+            before, more = getattr(whole, name), getattr(part, name)
+            if name in WALKED:
+                setattr(whole, name, max(before, more))
+            elif name not in {"job", "workers", "elsewhere"}:
+                setattr(whole, name, before + more)
+        whole.failures += part.failures[: Report.MAX_FAILURES - len(whole.failures)]
+        for suffix, n in part.ignored.items():
+            whole.ignored[suffix] = max(whole.ignored.get(suffix, 0), n)
+    whole.elsewhere = max(0, whole.files - whole.unchanged - whole.processed)
+    return whole

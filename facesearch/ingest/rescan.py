@@ -1,0 +1,59 @@
+"""Noticing files that are not where they were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+
+from facesearch.ingest.report import Report
+from facesearch.store import presence
+from facesearch.store.collections import Collection
+from facesearch.store.database import Database
+
+BATCH = 1024
+"""Files looked for together."""
+
+
+def rescan(
+    database: Database,
+    collection: Collection,
+    roots: Sequence[str],
+    since: datetime,
+    report: Report,
+) -> None:
+    """Look for every known file at or under `roots`, after they have been ingested.
+
+    Only a file that the operating system says is not there counts as missing; one that cannot be
+    looked at, say on a disk that fails, does not.
+
+    Args:
+        database: the store.
+        collection: whose files.
+        roots: absolute paths.
+        since: when this ingestion began.
+        report: moved and gone files are counted in it.
+    """
+    after = 0
+    while True:
+        look = partial(presence.under, database, collection, roots, after, BATCH)
+        if not (files := database.patiently(look)):
+            return
+        after = files[-1].id
+        away = [file for file in files if _is_missing(file.path)]
+        if away:
+            record = partial(presence.missing, database, away, since)
+            moved, gone = database.patiently(record)
+            report.moved += moved
+            report.gone += gone
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

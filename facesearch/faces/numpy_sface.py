@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from threadpoolctl import threadpool_limits
 
 from facesearch.errors import ModelError
 from facesearch.faces.known_models import Preprocessing
@@ -84,7 +85,9 @@ class NumpySFace:
 
     def __call__(self, crops: Crops) -> F32:
         """(N, D) embeddings, not of unit length, of (N, 112, 112, 3) uint8 BGR crops; N >= 1."""
-        return np.stack([self._embed(crop) for crop in crops])
+        # matrices this small gain little from a second core, which then burns time waiting
+        with threadpool_limits(1, "blas"):
+            return np.stack([self._embed(crop) for crop in crops])
 
     def _embed(self, crop: NDArray[np.uint8]) -> F32:
         ordered = crop[..., ::-1] if self._preprocessing.order == "rgb" else crop

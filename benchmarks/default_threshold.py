@@ -1,25 +1,21 @@
 """Measures the default threshold of the bundled model: how high different people score.
 
-    python -m benchmarks.default_threshold ../shared/data
+    python -m benchmarks.default_threshold [DATA] [--faces NPZ] [--frames NPZ]
 
-Ingests the photos through the engine, takes the principal face of each, and fits the constants of
+Takes the principal face of each photo, as the engine embeds it, and fits the constants of
 `facesearch.identify.threshold.ImpostorTail` to all comparisons between different people. Then it
 holds the rule FPIR(N, T) = 1 - (1 - FMR(T))^N against real galleries: of several sizes, with
 several photos a person, of people the fit has not seen, and of video frames instead of photos.
 
 Two things keep the data from misleading: every pair of people weighs the same, however many photos
-they have; and pairs of names that are one person are left out, see `ALIAS`.
+they have; and pairs of names that are one person are left out, see `Scale.alias`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -28,65 +24,45 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from benchmarks.record import evaluation_data
-from facesearch.engine import Engine
-from facesearch.evaluate.lfw import principal_vectors
+from benchmarks.faces import LEVERS, Embedded, Faces, Rows, embedded, mean_of
+from benchmarks.record import evaluation_data, header, write
 from facesearch.evaluate.metrics import FPIRS, SearchScores, fnir
 from facesearch.evaluate.protocol import Protocol, read_protocol
+from facesearch.faces.known_models import KNOWN
 from facesearch.identify.threshold import ImpostorTail
+from facesearch.index.centring import mean_of_people
 from facesearch.values import F32, I64, JSONValue, ModelContract
-from facesearch.version import __version__
 
-RECORD = Path(__file__).parent / "records" / "default_threshold.json"
-
-GRID = np.round(np.arange(0.30, 0.61, 0.01), 2)
-"""Thresholds at which FMR is measured. Below the first it is over 0.7 %: too high for a gallery."""
-FIT_TO = 0.46
-"""Thresholds up to here are fitted: beyond, half of the people leave too few pairs."""
+GRID = np.round(np.arange(0.22, 0.61, 0.01), 2)
+"""Thresholds at which FMR is measured."""
 FEWEST = 10.0
 """Pairs of people that must score T or more for FMR(T) to count as measured."""
-ALIAS = 0.60
-"""Two names with a comparison this high are taken for one person and left out: LFW has a few people
-under two names, and the fitted tail expects 0.09 of its 21 million comparisons up here."""
 SOURCE = "LFW (2,869 people)"
 SIZES = (100, 300, 1000)
 RESAMPLES = 200
 
 F64 = NDArray[np.float64]
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
-class Faces:
-    """One face a photo.
+class Scale:
+    """Where on the scale of scores things are.
 
     Attributes:
-        vectors: (N, D) unit norm.
-        people: (N,) number of the person, an index into `names`.
-        names: of the people.
-        row: of each photo.
+        fit_from: thresholds from here are fitted; below, FMR is over 0.7 %: too high for a gallery.
+        fit_to: thresholds up to here are fitted: beyond, half of the people leave too few pairs.
+        alias: two names with a comparison this high are taken for one person and left out: LFW has
+            a few people under two names, and the fitted tail expects 0.1 of its 21 million
+            comparisons up here.
     """
 
-    vectors: F32
-    people: I64
-    names: tuple[str, ...]
-    row: dict[str, int]
+    fit_from: float
+    fit_to: float
+    alias: float
 
-    @staticmethod
-    def of(photos: Sequence[str], labels: Sequence[str], vectors: F32) -> Faces:
-        """Faces of labelled photos, without those in which none was found (NaN)."""
-        found = np.flatnonzero(~np.isnan(vectors[:, 0]))
-        names, people = np.unique(np.array(labels)[found], return_inverse=True)
-        row = {photos[old]: new for new, old in enumerate(found.tolist())}
-        return Faces(vectors[found], people.astype(np.int64), tuple(names.tolist()), row)
 
-    def rows(self, photos: Sequence[str]) -> Rows:
-        """Rows of the photos in which a face was found."""
-        return np.array([self.row[photo] for photo in photos if photo in self.row], np.intp)
-
-    def one_each(self) -> Rows:
-        """Row of the first photo of each person."""
-        return np.unique(self.people, return_index=True)[1]
+SCALES = {False: Scale(0.30, 0.46, 0.60), True: Scale(0.24, 0.42, 0.56)}
+"""By whether vectors are centred, which lowers all scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +95,7 @@ class Impostors:
         return np.cumsum(at_step[::-1])[::-1] / pairs, pairs
 
 
-def impostors(faces: Faces) -> Impostors:
+def impostors(faces: Faces, scale: Scale) -> Impostors:
     """All comparisons between different people, aliases set aside."""
     pairs, scores = [], []
     for start in range(0, len(faces.vectors), 512):
@@ -131,7 +107,7 @@ def impostors(faces: Faces) -> Impostors:
         scores.append(block[rows, columns])
     people, score = np.concatenate(pairs), np.concatenate(scores)
     aliases: dict[tuple[int, int], float] = {}
-    for row in np.flatnonzero(score >= ALIAS):
+    for row in np.flatnonzero(score >= scale.alias):
         pair = (int(people[row, 0]), int(people[row, 1]))
         aliases[pair] = max(float(score[row]), aliases.get(pair, 0.0))
     keep = np.ones(len(score), bool)
@@ -140,9 +116,9 @@ def impostors(faces: Faces) -> Impostors:
     return Impostors(people[keep], score[keep], np.bincount(faces.people), aliases)
 
 
-def fit(fmr: F64, pairs: float) -> ImpostorTail:
+def fit(fmr: F64, pairs: float, scale: Scale) -> ImpostorTail:
     """The normal tail through the measured FMR: a straight line of normal quantiles against T."""
-    used = GRID <= FIT_TO
+    used = (scale.fit_from <= GRID) & (scale.fit_to >= GRID)
     quantiles = [-NormalDist().inv_cdf(rate) for rate in fmr[used]]
     slope, offset = np.polyfit(GRID[used], quantiles, 1)
     return ImpostorTail(
@@ -190,7 +166,7 @@ def compared(tail: ImpostorTail, scores: F32, sizes: Sequence[int]) -> list[JSON
     ]
 
 
-def unseen(faces: Faces, known: Impostors) -> list[JSONValue]:
+def unseen(faces: Faces, known: Impostors, scale: Scale) -> list[JSONValue]:
     """Fitted on a random half of the people; each of the other half against the rest of it."""
     rng = np.random.default_rng(0)
     rows, half = faces.one_each(), len(faces.names) // 2
@@ -198,7 +174,7 @@ def unseen(faces: Faces, known: Impostors) -> list[JSONValue]:
     rates = []
     for _ in range(RESAMPLES):
         order = rng.permutation(len(rows))
-        tail = fit(*known.fmr(np.isin(np.arange(len(rows)), order[:half]).astype(float)))
+        tail = fit(*known.fmr(np.isin(np.arange(len(rows)), order[:half]).astype(float)), scale)
         best = scores[np.ix_(order[half:], order[half:])].max(axis=1)
         size = len(best) - 1
         rates.append([np.mean(best >= tail.threshold(size, target)) for target in FPIRS])
@@ -208,12 +184,14 @@ def unseen(faces: Faces, known: Impostors) -> list[JSONValue]:
     ]
 
 
-def intervals(known: Impostors, size: int) -> list[JSONValue]:
+def intervals(known: Impostors, size: int, scale: Scale) -> list[JSONValue]:
     """95 % bootstrap interval, over people, of the threshold at `size` faces."""
     rng = np.random.default_rng(1)
     people = len(known.photos)
     draws = (rng.integers(people, size=people) for _ in range(RESAMPLES))
-    tails = [fit(*known.fmr(np.bincount(draw, minlength=people).astype(float))) for draw in draws]
+    tails = [
+        fit(*known.fmr(np.bincount(draw, minlength=people).astype(float)), scale) for draw in draws
+    ]
     return [
         {
             "faces": size,
@@ -246,17 +224,18 @@ def found_mates(
     ]
 
 
-def measure(faces: Faces, protocol: Protocol, frames: Faces) -> dict[str, JSONValue]:
+def measure(faces: Faces, protocol: Protocol, frames: Faces, scale: Scale) -> dict[str, JSONValue]:
     """Everything that goes into the record.
 
     Args:
         faces: of all photos in the protocol's folder.
         protocol: LFW's.
+        scale: of the scores.
         frames: one video frame or more of people, some of whom may be in LFW too.
     """
-    known, known_frames = impostors(faces), impostors(frames)
+    known, known_frames = impostors(faces, scale), impostors(frames, scale)
     fmr, pairs = known.fmr(np.ones(len(faces.names)))
-    tail = fit(fmr, pairs)
+    tail = fit(fmr, pairs, scale)
     gallery, probes = faces.rows(protocol.gallery.photos), faces.rows(protocol.nonmated.photos)
     one_photo = stranger_scores(faces, probes, gallery, known)
     enrolled = np.flatnonzero(np.isin(faces.people, faces.people[gallery]))
@@ -275,7 +254,7 @@ def measure(faces: Faces, protocol: Protocol, frames: Faces) -> dict[str, JSONVa
             for t, rate in zip(GRID.tolist(), fmr.tolist(), strict=True)
             if rate
         ],
-        "threshold_intervals": intervals(known, len(gallery)),
+        "threshold_intervals": intervals(known, len(gallery), scale),
         "galleries": compared(tail, one_photo, [*SIZES, len(gallery)]),
         "tpir": found_mates(tail, faces, protocol, gallery),
         "several_photos_a_person": compared(tail, all_photos, [len(enrolled)]),
@@ -285,27 +264,11 @@ def measure(faces: Faces, protocol: Protocol, frames: Faces) -> dict[str, JSONVa
             for threshold in [tail.threshold(len(gallery), target)]
         ],
         "everyone_else_enrolled": compared(tail, others(faces, known, each), [len(each) - 1]),
-        "people_not_seen": unseen(faces, known),
+        "people_not_seen": unseen(faces, known, scale),
         "video_frames": compared(
             tail, others(frames, known_frames, each_frame), [len(each_frame) - 1]
         ),
     }
-
-
-def embed(folder: Path) -> tuple[Faces, ModelContract]:
-    """The principal face of every photo below a folder; the person is the folder or file name."""
-    folder = folder.resolve()
-    paths = sorted(folder.rglob("*.jpg"))
-    photos = [path.relative_to(folder).as_posix() for path in paths]
-    # PERSON/PERSON_0001.jpg and PERSON_12.jpg
-    labels = [re.sub(r"(/.*|_\d+\.jpg)$", "", photo) for photo in photos]
-    with (
-        tempfile.TemporaryDirectory(prefix="facesearch-threshold-") as library,
-        Engine.create(library) as engine,
-    ):
-        engine.ingest([folder])
-        vectors = principal_vectors(engine, [str(path) for path in paths])
-        return Faces.of(photos, labels, vectors), engine.collection().contract
 
 
 def print_tables(record: dict[str, Any]) -> None:
@@ -334,22 +297,35 @@ def main() -> None:
         default=evaluation_data(),
         help="evaluation data: lfw-dev/ and landmarks68/",
     )
-    parser.add_argument("--output", type=Path, default=RECORD)
+    parser.add_argument("--faces", type=Path, help="cache of LFW's embedded faces, .npz")
+    parser.add_argument("--frames", type=Path, help="cache of the frames' faces, .npz")
     args = parser.parse_args()
+    head = header()
     protocol = read_protocol(args.data / "lfw-dev")
-    faces, contract = embed(protocol.photos)
-    frames, _ = embed(args.data / "landmarks68" / "photos")
-    record = {
-        "contract": asdict(contract),
-        "versions": {
-            "facesearch": __version__,
-            **{name: version(name) for name in ("torch", "opencv-python")},
-        },
-        **measure(faces, protocol, frames),
-    }
-    args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"{args.output}: {record['tail']}")
-    print_tables(record)
+    photos = embedded(protocol.photos, args.faces)
+    frames = embedded(args.data / "landmarks68" / "photos", args.frames)
+    record = {levers: _measured(photos, frames, protocol, levers) for levers in LEVERS}
+    for levers, found in record.items():
+        print(f"--- {levers}: {found['tail']}")
+        print_tables(found)
+    print(write("default_threshold", head, {"contract": asdict(_contract()), "levers": record}))
+
+
+def _measured(
+    photos: Embedded, frames: Embedded, protocol: Protocol, levers: str
+) -> dict[str, JSONValue]:
+    faces = Faces.of(photos, levers)
+    mirror, centre = LEVERS[levers]
+    mean = None
+    if centre:  # what an index of one frame a person would take
+        vectors = photos.mirrored if mirror else photos.plain
+        others = Faces.of(frames, "mirror" if mirror else "none")
+        mean = mean_of_people(mean_of(vectors, faces.people), others.vectors[others.one_each()])
+    return measure(faces, protocol, Faces.of(frames, levers, mean), SCALES[centre])
+
+
+def _contract() -> ModelContract:
+    return next(model for model in KNOWN if model.name == "sface").contract
 
 
 if __name__ == "__main__":

@@ -1,50 +1,147 @@
-"""Labelled faces for benchmarks: the principal face of every photo NAME/*.jpg, by the engine."""
+"""Labelled faces for benchmarks: the principal face of every photo of a folder, embedded.
+
+Decoded, detected, aligned and embedded by the engine's own stages, plain and averaged with the
+mirror image; `compared` are the vectors as an index of all of them would compare them.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from facesearch.engine import Engine
-from facesearch.evaluate.lfw import principal_vectors
-from facesearch.values import F32, I64, ModelContract
+from facesearch.faces.embed import load_embedder
+from facesearch.faces.embedder import Embedder
+from facesearch.faces.extract import Extraction, Extractor, principal
+from facesearch.faces.mirror import MirroredEmbedder
+from facesearch.index.centring import centred
+from facesearch.settings import DetectSpec, EmbedSpec, PhotoLimits
+from facesearch.values import F32, I64, Crops
+
+Rows = NDArray[np.intp]
+
+LEVERS = {
+    "none": (False, False),
+    "mirror": (True, False),
+    "centre": (False, True),
+    "default": (True, True),
+}
+"""What is done to embeddings: averaged with the mirror image's, centred."""
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The principal face of each photo in which one was found.
+
+    Attributes:
+        photos: paths below the folder, ascending.
+        plain: (N, D) float32 unit vectors.
+        mirrored: likewise, averaged with the mirror image's.
+        norms: (N,) float32, of the plain embeddings.
+    """
+
+    photos: tuple[str, ...]
+    plain: F32
+    mirrored: F32
+    norms: F32
+
+
+def embedded(folder: Path, cache: Path | None = None) -> Embedded:
+    """The faces of all .jpg below `folder`.
+
+    Args:
+        folder: of photos.
+        cache: an .npz to read them from, or, where it does not exist, to write them to.
+    """
+    if cache is not None and cache.exists():
+        with np.load(cache) as kept:
+            photos = tuple(str(name) for name in kept["names"])
+            return Embedded(photos, kept["plain"], kept["mirrored"], kept["norms"])
+    extractor = Extractor(DetectSpec(), PhotoLimits())
+    embedder: Embedder = load_embedder(EmbedSpec(), Path("no-models"))
+    both = MirroredEmbedder(embedder)
+
+    def extract(path: Path) -> Extraction:
+        return extractor(path.read_bytes(), path.relative_to(folder).as_posix())
+
+    names: list[str] = []
+    crops: list[Crops] = []
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(extract, sorted(folder.rglob("*.jpg"))):
+            if len(found.detections):
+                face = principal(found.detections, found.size)
+                names.append(found.name)
+                crops.append(found.crops[face])
+    together = np.stack(crops)
+    plain = embedder.embed(together)
+    result = Embedded(tuple(names), plain.vectors, both.embed(together).vectors, plain.quality)
+    if cache is not None:
+        np.savez(
+            cache,
+            names=np.array(names),
+            plain=result.plain,
+            mirrored=result.mirrored,
+            norms=result.norms,
+        )
+    return result
+
+
+@dataclass(frozen=True)
 class Faces:
     """One face a photo.
 
     Attributes:
-        vectors: (N, D) unit norm.
-        people: (N,) number of the person, an index into `names`; ascending.
+        photos: paths below the folder.
+        vectors: (N, D) unit norm, as they are compared.
+        people: (N,) number of the person, an index into `names`.
         names: of the people.
     """
 
+    photos: tuple[str, ...]
     vectors: F32
     people: I64
     names: tuple[str, ...]
 
+    @classmethod
+    def of(cls, source: Embedded, levers: str = "default", mean: F32 | None = None) -> Faces:
+        """The faces with the levers of that name; a person is a folder, or PERSON_12.jpg.
 
-def embedded(folder: Path, library: Path | None = None) -> tuple[Faces, ModelContract]:
-    """The faces of the photos `folder`/NAME/*.jpg, in order of name.
+        Args:
+            source: faces as embedded.
+            levers: a key of `LEVERS`.
+            mean: (D,) taken out when centring; None for that of these people.
+        """
+        mirror, centre = LEVERS[levers]
+        vectors = source.mirrored if mirror else source.plain
+        labels = np.array([re.sub(r"(/.*|_\d+\.jpg)$", "", photo) for photo in source.photos])
+        names, people = np.unique(labels, return_inverse=True)
+        if centre:
+            vectors = centred(vectors, mean_of(vectors, people) if mean is None else mean)
+        return cls(source.photos, vectors, people.astype(np.int64), tuple(names.tolist()))
 
-    Args:
-        folder: of folders, one a person.
-        library: one that holds these photos already; None to ingest them into a temporary one.
-    """
-    with (
-        tempfile.TemporaryDirectory(prefix="facesearch-bench-") as temporary,
-        Engine.create(library or Path(temporary) / "library") as engine,
-    ):
-        if library is None:
-            engine.ingest([folder])
-        paths = sorted(folder.resolve().glob("*/*.jpg"))
-        vectors = principal_vectors(engine, [str(path) for path in paths])
-        contract = engine.collection().contract
-    found = ~np.isnan(vectors[:, 0])
-    labels = np.array([path.parent.name for path in paths])[found]
-    names, people = np.unique(labels, return_inverse=True)
-    return Faces(vectors[found], people.astype(np.int64), tuple(names.tolist())), contract
+    @cached_property
+    def row(self) -> dict[str, int]:
+        """Row of each photo."""
+        return {photo: row for row, photo in enumerate(self.photos)}
+
+    def rows(self, photos: Sequence[str]) -> Rows:
+        """Rows of the photos in which a face was found."""
+        return np.array([self.row[photo] for photo in photos if photo in self.row], np.intp)
+
+    def one_each(self) -> Rows:
+        """Row of the first photo of each person."""
+        return np.unique(self.people, return_index=True)[1]
+
+
+def mean_of(vectors: F32, people: NDArray[np.integer]) -> F32:
+    """(D,) float32 mean over people, each the mean of their faces."""
+    _, whose, counts = np.unique(people, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), vectors.shape[1]))
+    np.add.at(sums, whose, vectors.astype(np.float64))
+    return np.asarray((sums / counts[:, None]).mean(axis=0), np.float32)

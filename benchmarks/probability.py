@@ -1,6 +1,6 @@
 """Measures whether the stated chance of a false match is right, on people not calibrated with.
 
-    python -m benchmarks.probability ../shared/data/lfw-dev [--library DIR]
+    python -m benchmarks.probability ../shared/data/lfw-dev [--faces NPZ]
 
 20 times the people are split at random into halves. The one half, everybody against everybody,
 makes the model. Of the other half, 500 people are enrolled with their first photo; probes are the
@@ -101,11 +101,11 @@ def main() -> None:
         default=record.evaluation_data() / "lfw-dev",
         help="evaluation root with photos/NAME/*.jpg",
     )
-    parser.add_argument("--library", type=Path, help="a library with the photos ingested already")
+    parser.add_argument("--faces", type=Path, help="cache of embedded faces, .npz")
     parser.add_argument("--splits", type=int, default=SPLITS)
     args = parser.parse_args()
     head = record.header()
-    faces, _ = embedded(args.root / "photos", args.library)
+    faces = Faces.of(embedded(args.root / "photos", args.faces))
     body: dict[str, Any] = {"enrolled": ENROLLED, "priors": []}
     for prior in PRIORS:
         found = [one_split(faces, seed, prior) for seed in range(args.splits)]

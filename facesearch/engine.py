@@ -25,14 +25,16 @@ from facesearch.errors import UsageError
 from facesearch.library import Library
 from facesearch.store import calibrations, collections, feed, gallery, jobs, ledger, presence
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import Failure, Identity, JSONValue
+from facesearch.values import Failure, Identity, JSONValue, ModelContract
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from facesearch.faces.embedder import Embedder
     from facesearch.faces.extract import Extraction, Extractor
+    from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
+    from facesearch.identify.judge import Rule
     from facesearch.identify.learn import Calibrated
     from facesearch.identify.query import FaceMatches, Query
     from facesearch.index.live import IndexStatus, LiveIndex
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
     from facesearch.ingest.worker import Plan, Worker
     from facesearch.photos.find import Found, Ignored
     from facesearch.settings import Settings
+    from facesearch.store.calibrations import StoredCalibration
     from facesearch.store.jobs import Job
+    from facesearch.values import F16
 
 
 class Engine:
@@ -190,6 +194,9 @@ class Engine:
             move: take over faces that are enrolled as somebody else.
             progress: called after every batch of photos.
 
+        Faces that do not resemble their identity's others, or that resemble another identity, are
+        enrolled all the same and reported as `doubts`.
+
         Raises:
             ManifestError: the manifest is malformed; nothing is enrolled.
             UsageError: the folder has no people in it.
@@ -218,6 +225,7 @@ class Engine:
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
         self._rebuild_if_due(target)
+        report.doubts += self._review(target, report.face_ids)
         return report
 
     # --- who is this?
@@ -290,6 +298,55 @@ class Engine:
         query = self._query(collection, top, None, None, None, None)
         return query.faces(self.extract(photo))
 
+    def compare(
+        self,
+        a: str | os.PathLike[str],
+        b: str | os.PathLike[str],
+        *,
+        threshold: float | None = None,
+        fpir: float | None = None,
+        picture: str | os.PathLike[str] | None = None,
+    ) -> Comparison:
+        """Compare two photos: every face of one with every face of the other.
+
+        Scores are those that `identify` gives with one of the faces enrolled, alone.
+
+        Args:
+            a: a photo's path.
+            b: another's.
+            threshold: cosine at or above which two faces match; default measured.
+            fpir: how often different people may match, for the default threshold.
+            picture: write the aligned faces of each pair side by side here.
+
+        Raises:
+            PhotoError: a photo cannot be read.
+            UsageError: an option is out of range, or the model has no measured threshold.
+            LibraryError: the picture cannot be written.
+        """
+        from facesearch.faces.embedder import embed_each
+        from facesearch.identify.annotate import save
+        from facesearch.identify.compare import Comparison, boxes_of, pairs_of, side_by_side
+        from facesearch.index.centring import centred, shipped_mean
+
+        embedder = self.embedder()
+        mean = shipped_mean(embedder.contract) if self.settings.index.centre else None
+        rule = self._rule(embedder.contract, mean is not None, threshold, fpir)
+        one, other = self.extract(a), self.extract(b)
+        vectors = [e.vectors for e in embed_each(embedder, [one.crops, other.crops])]
+        vectors = [centred(each, mean) for each in vectors]
+        limit = rule(1).threshold
+        comparison = Comparison(
+            photo_a=one.name,
+            photo_b=other.name,
+            boxes_a=boxes_of(one.detections),
+            boxes_b=boxes_of(other.detections),
+            threshold=limit,
+            pairs=pairs_of(vectors[0], vectors[1], limit),
+        )
+        if picture is not None:
+            save(side_by_side(comparison, one.crops, other.crops), Path(picture))
+        return comparison
+
     def extract(self, photo: str | os.PathLike[str]) -> Extraction:
         """A photo's faces, detected and aligned, ready to embed.
 
@@ -317,7 +374,8 @@ class Engine:
                 enrolled in the collection.
             collection: the collection it is for.
             fpir: false-positive identification rate; default from the settings.
-            gallery_size: enrolled faces to calibrate for; default as many as there are.
+            gallery_size: enrolled templates to calibrate for (identities, or faces where
+                `identify.template` is "best"); default as many as there are.
 
         Raises:
             UsageError: the labelled photos do not support the rate: the message says which they
@@ -326,10 +384,11 @@ class Engine:
             ManifestError: the manifest is malformed.
         """
         from facesearch.identify import labelled
+        from facesearch.identify.judge import scores_key
         from facesearch.identify.learn import learn
 
         found = self.collection(collection)
-        size = self.counts(collection).enrolled_faces if gallery_size is None else gallery_size
+        size = self._templates(found) if gallery_size is None else gallery_size
         if source is None:
             faces = labelled.from_collection(self.database, found)
             described = f"collection '{collection}'"
@@ -339,11 +398,12 @@ class Engine:
                 entries = _entries(Path(source), {})
             else:
                 described, entries = "the caller's list", source
-            embedder = self.embedder(found.contract.name)
-            collections.require_contract(found, embedder.contract)
+            embedder = self.embedder_of(found)
             faces = labelled.from_entries(entries, self.extract, embedder, self.threads)
         rate = self.settings.identify.fpir if fpir is None else fpir
-        learned = learn(faces, found.contract, size, rate, described)
+        scores = scores_key(found.contract, self._home(found).centred)
+        faces = faces.compared(self.live(found).compared)
+        learned = learn(faces, scores, size, rate, described)
         stored = calibrations.add(self.database, found, learned.new)
         return learned.stored(stored, collection, faces)
 
@@ -432,8 +492,10 @@ class Engine:
         name = recipe or self.settings.index.recipe
         rows = ledger.counts(self.database, found).faces
         spec = choose(rows, found.contract.dim) if name == "auto" else load_recipe(name)
+        home = self._home(found)
+        people = self._people(found) if home.centred else None
         with feed.snapshot(self.database, found) as (revision, batches):
-            build(self._home(found), spec, revision, batches)
+            build(home, spec, revision, batches, people=people)
         return self.live(found).status()
 
     def live(self, collection: Collection) -> LiveIndex:
@@ -450,7 +512,7 @@ class Engine:
         home = self._home(collection)
         index = self._live.get(collection.id)
         if index is None or index.outdated(home):
-            index = LiveIndex.open(home, revision)
+            index = LiveIndex.open(home, revision, partial(self._people, collection))
             self._live[collection.id] = index
         if index.revision != revision():
             index.apply(feed.changes(self.database, collection, index.revision))
@@ -509,8 +571,12 @@ class Engine:
 
         return Extractor(self.settings.detect, self.settings.photos)
 
-    def embedder(self, model: str | None = None) -> Embedder:
-        """The embedder of that registry name, by default the one in the settings; loaded once.
+    def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
+        """An embedder, loaded once.
+
+        Args:
+            model: its registry name; default from the settings.
+            mirror: whether faces are averaged with their mirror images; default from the settings.
 
         Raises:
             ModelError: no such model, or its weights are missing or corrupt.
@@ -519,35 +585,58 @@ class Engine:
         from dataclasses import replace
 
         from facesearch.faces.embed import load_embedder
+        from facesearch.faces.mirror import MirroredEmbedder
 
         name = model or self.settings.embed.model
         if name not in self._embedders:
             spec = replace(self.settings.embed, model=name)
             self._embedders[name] = load_embedder(spec, self.models_dir)
-        return self._embedders[name]
+        plain = self._embedders[name]
+        mirrored = self.settings.embed.mirror if mirror is None else mirror
+        return MirroredEmbedder(plain) if mirrored else plain
 
-    def probe_embedder(self, model: str) -> Embedder:
-        """The embedder for probes: as `embedder`, and ready sooner for the first few faces.
+    def embedder_of(self, collection: Collection) -> Embedder:
+        """The embedder that a collection was made with.
 
         Raises:
-            As `embedder`.
+            ModelError: its model is not here, or its weights are missing or corrupt.
+            ContractError: the model of that name is another one by now.
+        """
+        from facesearch.faces.mirror import is_mirrored
+
+        contract = collection.contract
+        embedder = self.embedder(contract.name, is_mirrored(contract))
+        collections.require_contract(collection, embedder.contract)
+        return embedder
+
+    def probe_embedder(self, collection: Collection) -> Embedder:
+        """`embedder_of`, ready sooner for the first few faces.
+
+        Raises:
+            As `embedder_of`.
         """
         from dataclasses import replace
 
         from facesearch.faces.embed import load_probe_embedder
+        from facesearch.faces.mirror import MirroredEmbedder, is_mirrored
 
+        model = collection.contract.name
         if model not in self._probe_embedders:
             spec = replace(self.settings.embed, model=model)
             self._probe_embedders[model] = load_probe_embedder(
-                spec, self.models_dir, partial(self.embedder, model)
+                spec, self.models_dir, partial(self.embedder, model, mirror=False)
             )
-        return self._probe_embedders[model]
+        plain = self._probe_embedders[model]
+        embedder = MirroredEmbedder(plain) if is_mirrored(collection.contract) else plain
+        collections.require_contract(collection, embedder.contract)
+        return embedder
 
     @cached_property
     def _library_uuid(self) -> str:
         return self.database.library_uuid()
 
     def _home(self, collection: Collection) -> IndexHome:
+        from facesearch.index.centring import shipped_mean
         from facesearch.index.manifest import IndexHome
 
         return IndexHome(
@@ -556,7 +645,14 @@ class Engine:
             collection.id,
             collection.contract.key,
             collection.contract.dim,
+            shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
+
+    def _people(self, collection: Collection) -> F16:
+        """One face of each person, for the mean of the index."""
+        from facesearch.index.centring import MOST_PEOPLE
+
+        return feed.one_face_a_person(self.database, collection, MOST_PEOPLE).vectors
 
     def _rebuild_if_due(self, collection: Collection) -> None:
         """Build the index when too many faces lie outside the current generation."""
@@ -566,18 +662,20 @@ class Engine:
     def _target(self, name: str) -> tuple[Collection, Callable[[], Embedder]]:
         """The collection photos go to, created if need be, and what gives its embedder."""
         from facesearch.faces import registry
+        from facesearch.faces.mirror import is_mirrored, mirrored
 
         known = {c.name: c for c in self.collections()}
         # a collection keeps the model it was created with, whatever the settings say by now
-        if name in known and not self._model_given:
-            model_name = known[name].contract.name
-        else:
-            model_name = self.settings.embed.model
+        model_name, mirror = self.settings.embed.model, self.settings.embed.mirror
+        if name in known:
+            mirror = is_mirrored(known[name].contract)
+            model_name = model_name if self._model_given else known[name].contract.name
         _, model = registry.resolve(model_name, self.models_dir)
         if self.settings.embed.device not in {"auto", "cpu"}:
             self.embedder(model_name)  # complain about a device that is not there before working
-        target = collections.ensure(self.database, name, model.contract)
-        return target, partial(self.embedder, model_name)
+        contract = mirrored(model.contract) if mirror else model.contract
+        target = collections.ensure(self.database, name, contract)
+        return target, partial(self.embedder, model_name, mirror)
 
     @contextmanager
     def _worker(
@@ -633,42 +731,89 @@ class Engine:
         prior: float | None,
         where: Mapping[str, JSONValue] | None,
     ) -> Query:
-        from facesearch.identify.judge import Rule
         from facesearch.identify.query import Query
 
         searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
         if not searched:
             raise UsageError("name at least one collection to search")
-        embedder = self.probe_embedder(searched[0].contract.name)
+        embedder = self.probe_embedder(searched[0])
         for collection in searched:
             collections.require_contract(collection, embedder.contract)
-        settings = self.settings.identify
-        value = settings.threshold if threshold is None and fpir is None else threshold
         if top is not None and top < 1:
             raise UsageError(f"top = {top}: ask for at least one candidate")
-        if value is not None and not -1.0 <= value <= 1.0:
-            raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
-
         # a calibration is of one collection: of several together nothing is known
         one = searched[0] if len(searched) == 1 else None
-        rule = Rule(
-            contract=embedder.contract,
-            threshold=value,
-            fpir=fpir,
-            default_fpir=settings.fpir,
-            prior=settings.prior if prior is None else prior,
-            calibration=calibrations.active(self.database, one) if one else None,
+        rule = self._rule(
+            embedder.contract,
+            self._home(searched[0]).centred,
+            threshold,
+            fpir,
+            prior,
+            calibrations.active(self.database, one) if one else None,
         )
-        rule(1)  # complain about the rate, or a model without a measured threshold, before working
+        settings = self.settings.identify
         return Query(
             database=self.database,
             targets=[(c, partial(self.live, c)) for c in searched],
             embedder=embedder,
             top=settings.top if top is None else top,
+            template=settings.template,
             judge=rule,
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
         )
+
+    def _templates(self, collection: Collection) -> int:
+        """How many templates a probe is compared with."""
+        if self.settings.identify.template == "mean":
+            return self.live(collection).enrolled()
+        return gallery.enrolled_faces(self.database, collection)
+
+    def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
+        """Doubts about enrolled faces; none for a model without a measured threshold."""
+        from facesearch.identify.review import OUTLIER_FMR, review
+
+        contract, centred = collection.contract, self._home(collection).centred
+        try:
+            alike = self._rule(contract, centred)
+            odd = self._rule(contract, centred, fpir=OUTLIER_FMR)
+        except UsageError:
+            return []
+        index = self.live(collection)
+        limits = odd(1).threshold.value, alike(index.enrolled()).threshold.value
+        return review(self.database, collection, index, face_ids, limits)
+
+    def _rule(
+        self,
+        contract: ModelContract,
+        centred: bool,
+        threshold: float | None = None,
+        fpir: float | None = None,
+        prior: float | None = None,
+        calibration: StoredCalibration | None = None,
+    ) -> Rule:
+        """What scores are judged by; complains at once about an option that cannot be.
+
+        Raises:
+            UsageError: an option is out of range, or no threshold was measured.
+        """
+        from facesearch.identify.judge import Rule
+
+        settings = self.settings.identify
+        value = settings.threshold if threshold is None and fpir is None else threshold
+        if value is not None and not -1.0 <= value <= 1.0:
+            raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
+        rule = Rule(
+            contract=contract,
+            centred=centred,
+            threshold=value,
+            fpir=fpir,
+            default_fpir=settings.fpir,
+            prior=settings.prior if prior is None else prior,
+            calibration=calibration,
+        )
+        rule(1)
+        return rule
 
     def _enrolled_faces(
         self, where: Mapping[str, JSONValue], collection: Collection, revision: int

@@ -62,6 +62,7 @@ class EmbedSpec:
         precision: "auto" picks the fastest that keeps accuracy on the device; "fp32" forces it.
         threads: CPU threads; 0 for all cores.
         batch: faces a batch; 0 to size it to the device.
+        mirror: average every face with its mirror image; pinned by a collection when it is created.
     """
 
     model: str = "sface"
@@ -69,6 +70,7 @@ class EmbedSpec:
     precision: Literal["auto", "fp32"] = "auto"
     threads: int = 0
     batch: int = 0
+    mirror: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,13 @@ class IndexSettings:
         recipe: name of a recipe of `indexes/`, or "auto" to choose by the number of rows.
         max_delta: rows outside the current generation before `identify` suggests a rebuild and
             `ingest` and `enroll` do one.
+        centre: take out of embeddings what all people have in common, where a mean ships for the
+            model; after a change the index has to be built anew.
     """
 
     recipe: str = "auto"
     max_delta: int = 20_000
+    centre: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +99,15 @@ class IdentifySettings:
         threshold: a fixed cosine threshold instead; None to use the measured default.
         top: candidates a probe face.
         prior: chance that a probe shows somebody enrolled, for the chance of a false match.
+        template: what a probe is compared with: "mean", the mean of an identity's faces, or "best",
+            each of them, of which the best counts.
     """
 
     fpir: float = 0.01
     threshold: float | None = None
     top: int = 5
     prior: float = 0.5
+    template: Literal["mean", "best"] = "mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +213,11 @@ def _coerce(value: Any, wanted: Any, where: str) -> Any:
         if not isinstance(items, list | tuple) or not items:
             raise UsageError(f"{where}: {value!r} is not a list")
         return tuple(_coerce(item, args[0], where) for item in items)
+    if wanted is bool:
+        given = {"true": True, "false": False, "1": True, "0": False}.get(str(value).lower())
+        if given is None:
+            raise UsageError(f"{where}: {value!r} is not true or false")
+        return given
     try:
         if isinstance(value, bool) or (wanted is str and not isinstance(value, str)):
             raise ValueError

@@ -229,7 +229,7 @@ class Threshold:
         value: cosine; a candidate at or above it is a match.
         origin: one line: "set by caller", or the data and rate it was measured on.
         fpir: the false-positive identification rate it is meant to keep; None if unknown.
-        gallery: number of enrolled faces it holds for; None if unknown.
+        gallery: number of enrolled templates it holds for; None if unknown.
     """
 
     value: float

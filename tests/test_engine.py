@@ -13,6 +13,7 @@ from facesearch import Engine
 from facesearch.errors import (
     ContractError,
     DeviceError,
+    IndexFileError,
     LibraryError,
     NotFoundError,
     PhotoError,
@@ -285,3 +286,33 @@ def test_another_model_never_meets_the_collection(library: Engine, demo_photos: 
         library.identify(demo_photos / "probes" / "group.jpg")
     with pytest.raises(ContractError):
         library.ingest([demo_photos])
+
+
+def test_a_collection_keeps_its_embedding_and_the_index_its_centring(
+    tmp_path: Path, demo_photos: Path
+) -> None:
+    portrait = demo_photos / "probes" / "jacinda_ardern_2022.jpg"
+    plain = {"embed_mirror": False, "index_centre": False, "identify_template": "best"}
+    with Engine.create(tmp_path / "library", **plain) as engine:
+        engine.enroll(demo_photos / "people")
+        engine.build_index()
+        (face,) = engine.identify(portrait).faces
+        contract = engine.collection().contract
+    with Engine.open(tmp_path / "library", index_centre=False) as engine:  # mirrored by default
+        assert engine.embedder().contract != contract
+        engine.enroll(demo_photos / "people")
+        engine.ingest([demo_photos / "probes"])
+        assert engine.collection().contract == contract
+        (again,) = engine.identify(portrait).faces
+        assert again.candidates[0].name == face.candidates[0].name == "Jacinda_Ardern"
+        assert again.candidates[0].score == pytest.approx(face.candidates[0].score, abs=1e-4)
+    with Engine.create(tmp_path / "levers") as engine:
+        engine.enroll(demo_photos / "people")
+        engine.build_index()
+        centred = engine.identify(portrait).faces[0].candidates[0]
+    with Engine.open(tmp_path / "levers", index_centre=False) as engine:
+        with pytest.raises(IndexFileError, match=r"centred vectors, expected plain.*index build"):
+            engine.identify(portrait, threshold=0.4)
+        engine.build_index()
+        bare = engine.identify(portrait, threshold=0.4).faces[0].candidates[0]
+        assert bare.score != pytest.approx(centred.score, abs=1e-3)

@@ -28,6 +28,7 @@ def test_environment_beats_the_file_and_the_caller_beats_both(tmp_path: Path) ->
         ("[embed]\nmodel = 3\n", r"embed\.model: 3 is not str"),
         ('[embed]\nprecision = "fp8"\n', "is not one of 'auto', 'fp32'"),
         ("[detect]\nsizes = []\n", "is not a list"),
+        ('[index]\ncentre = "perhaps"\n', "'perhaps' is not true or false"),
         ("threads = 1\n", "outside a"),
         ("[embed\n", "cannot be read as TOML"),
     ],
@@ -46,3 +47,8 @@ def test_zero_is_a_threshold() -> None:
 def test_a_setting_may_be_unset() -> None:
     assert Settings().identify.threshold is None
     assert Settings().override(identify_threshold="0.4").identify.threshold == 0.4
+
+
+@pytest.mark.parametrize(("given", "meant"), [("false", False), ("1", True), ("True", True)])
+def test_true_and_false_from_the_environment(tmp_path: Path, given: str, meant: bool) -> None:
+    assert load_settings(tmp_path, {"FACESEARCH_INDEX_CENTRE": given}).index.centre is meant

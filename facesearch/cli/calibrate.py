@@ -53,7 +53,7 @@ def calibrate(
         (low, high), (least, most) = found.threshold_95, found.fpir_95
         tell(
             f"threshold {found.threshold:.3f} (95 % interval {low:.3f} to {high:.3f}) keeps FPIR "
-            f"{found.fpir:.2%} at {found.gallery:,} enrolled faces "
+            f"{found.fpir:.2%} at {found.gallery:,} enrolled "
             f"(true rate: {least:.2%} to {most:.2%})"
         )
         tell(f"from {found.data}, {found.photos:,} photos")

@@ -1,7 +1,8 @@
-"""Commands that ask: identify, search."""
+"""Commands that ask: identify, search, compare."""
 
 from __future__ import annotations
 
+import tempfile
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,6 +94,54 @@ def search(
             for m in face.matches
         ]
         common.table(f"face #{number}", ["score", "enrolled as", "photo"], rows)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A photo.")],
+    b: Annotated[Path, typer.Argument(help="Another photo; nothing of either is stored.")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=-1.0, max=1.0, help="Cosine that makes a match.  [default: measured]"),
+    ] = None,
+    fpir: Annotated[
+        float | None,
+        typer.Option(help="How often different people may match.  [default: 0.01]"),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", "-o", help="Write the aligned faces of each pair here."),
+    ] = None,
+    model: common.Model = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Do two photos show the same person? Every face of one against every face of the other."""
+    from facesearch.engine import Engine
+
+    with (
+        tempfile.TemporaryDirectory(prefix="facesearch-compare-") as folder,
+        Engine.create(Path(folder), embed_model=model, embed_device=device) as engine,
+    ):
+        answer = engine.compare(a, b, threshold=threshold, fpir=fpir, picture=picture)
+    if common.wants_json(json):
+        emit(answer)
+        return
+    for photo, boxes in ((a, answer.boxes_a), (b, answer.boxes_b)):
+        if not boxes:
+            tell(f"{photo}: no face found")
+    rows = [
+        (f"#{p.a}", f"#{p.b}", f"{p.cosine:.3f}", f"{p.distance:.3f}", p.decision.value)
+        for p in answer.pairs
+    ]
+    if rows:
+        common.table(
+            f"{a} and {b}",
+            [f"face of {a.name}", f"face of {b.name}", "cosine", "distance", "decision"],
+            rows,
+        )
+    tell(f"threshold {answer.threshold.value:.3f} ({answer.threshold.origin})")
+    if picture is not None:
+        say(f"picture written to {picture}")
 
 
 def show(answer: Identification) -> None:

@@ -148,6 +148,10 @@ def enroll(
         )
         for failure in report.failures:
             common.say_failure(failure)
+        if report.doubts:
+            tell(f"{len(report.doubts)} enrolled faces look wrong; please check them:")
+        for doubt in report.doubts:
+            common.say_failure(doubt)
     if report.failures:
         raise typer.Exit(common.EXIT_PARTIAL)
 

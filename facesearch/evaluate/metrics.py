@@ -58,6 +58,9 @@ class SearchScores:
             candidate or no face was found.
         mated_undetected: mated probes in which no face was found.
         nonmated_undetected: non-mated probes in which no face was found.
+        mated_people: (M,) int64 number of the person each mated probe shows, for resampling; None
+            if each shows another.
+        nonmated_people: (K,) likewise.
     """
 
     gallery: int
@@ -66,12 +69,20 @@ class SearchScores:
     nonmated_scores: F32
     mated_undetected: int = 0
     nonmated_undetected: int = 0
+    mated_people: I64 | None = None
+    nonmated_people: I64 | None = None
 
     def __post_init__(self) -> None:
         if self.mated_ranks.shape != self.mated_scores.shape:
             raise ValueError("one rank and one score a mated probe")
         if not len(self.mated_ranks) or not len(self.nonmated_scores):
             raise ValueError("both mated and non-mated probes are needed")
+        for people, probes in (
+            (self.mated_people, self.mated_scores),
+            (self.nonmated_people, self.nonmated_scores),
+        ):
+            if people is not None and people.shape != probes.shape:
+                raise ValueError("one person a probe")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ with UTF-8 text, the header as above, and every photo relative to `photos/`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -110,6 +111,35 @@ def read_protocol(root: Path) -> Protocol:
         mated=_labelled(protocol / "mated.csv", photos, enrolled=enrolled),
         nonmated=_labelled(protocol / "nonmated.csv", photos, strangers_to=enrolled),
     )
+
+
+def enrol_more(protocol: Protocol, photos: int) -> Protocol:
+    """The protocol with up to `photos` photos an identity enrolled instead of one.
+
+    To each identity's gallery photos, its mated probes are added in order of name until it has
+    `photos`; the rest stay probes, and one always does.
+
+    Raises:
+        UsageError: `photos` is below 1.
+    """
+    if photos < 1:
+        raise UsageError(f"{photos} photos an identity: enrol at least one")
+    probes: dict[str, list[str]] = {}
+    for photo, identity in zip(protocol.mated.photos, protocol.mated.identities, strict=True):
+        probes.setdefault(identity, []).append(photo)
+    enrolled = Counter(protocol.gallery.identities)
+    gallery = list(zip(protocol.gallery.photos, protocol.gallery.identities, strict=True))
+    mated = []
+    for identity, names in probes.items():
+        names.sort()
+        more = max(0, min(photos - enrolled[identity], len(names) - 1))
+        gallery += [(name, identity) for name in names[:more]]
+        mated += [(name, identity) for name in names[more:]]
+    return replace(protocol, gallery=_of_rows(gallery), mated=_of_rows(mated))
+
+
+def _of_rows(rows: Sequence[tuple[str, str]]) -> Labelled:
+    return Labelled(tuple(photo for photo, _ in rows), tuple(identity for _, identity in rows))
 
 
 def _pairs(path: Path, photos: Path) -> Pairs:

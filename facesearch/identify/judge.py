@@ -52,6 +52,7 @@ class Rule:
 
     Attributes:
         contract: the model of the scores.
+        centred: whether vectors are centred before they are compared.
         threshold: set by the caller; None to work it out.
         fpir: asked for by the caller; None for the calibration's, else `default_fpir`.
         default_fpir: from the settings.
@@ -60,6 +61,7 @@ class Rule:
     """
 
     contract: ModelContract
+    centred: bool
     threshold: float | None
     fpir: float | None
     default_fpir: float
@@ -67,7 +69,7 @@ class Rule:
     calibration: StoredCalibration | None
 
     def __call__(self, gallery: int) -> Judgement:
-        """How scores against N enrolled faces are judged.
+        """How scores against N templates are judged.
 
         Raises:
             UsageError: a rate or the prior is out of range, or the model has neither a calibration
@@ -75,9 +77,11 @@ class Rule:
         """
         stored = self.calibration
         warnings: list[str] = []
-        if stored is not None and stored.values.contract != self.contract.key:
+        scores = scores_key(self.contract, self.centred)
+        if stored is not None and stored.values.contract != scores:
             warnings.append(
-                f"calibration {stored.id} is of another model and not used; calibrate again"
+                f"calibration {stored.id} is of another model, or of other scores, and not used; "
+                "calibrate again"
             )
             stored = None
         if stored is None:
@@ -88,7 +92,7 @@ class Rule:
             raise UsageError(f"FPIR {rate:g} is not between 0 and 1, both exclusive")
         if gallery > GROWTH * values.gallery:
             warnings.append(
-                f"calibration {stored.id} was made for {values.gallery:,} enrolled faces and there "
+                f"calibration {stored.id} was made for {values.gallery:,} enrolled and there "
                 f"are {gallery:,}: its threshold was adjusted, but calibrate again"
             )
         if self.threshold is None and rate < RULE_OF_THREE / values.probes:
@@ -100,7 +104,7 @@ class Rule:
         size = max(gallery, 1)
         threshold = set_by_caller(self.threshold)
         if threshold is None:
-            origin = f"FPIR {100 * rate:g} % at {gallery:,} enrolled faces, calibration {stored.id}"
+            origin = f"FPIR {100 * rate:g} % at {gallery:,} enrolled, calibration {stored.id}"
             origin += f" on {values.data}"
             threshold = Threshold(model.threshold(size, rate), origin, rate, gallery)
         if own is None:
@@ -119,11 +123,11 @@ class Rule:
         rate = self.default_fpir if self.fpir is None else self.fpir
         threshold = set_by_caller(self.threshold)
         if threshold is None:
-            threshold = default_threshold(self.contract, gallery, rate)
+            threshold = default_threshold(self.contract, gallery, rate, self.centred)
 
         def expected(score: float) -> float | None:
             try:
-                return expected_fpir(self.contract, gallery, score)
+                return expected_fpir(self.contract, gallery, score, self.centred)
             except UsageError:  # nothing was measured for this model
                 return None
 
@@ -135,10 +139,20 @@ def set_by_caller(value: float | None) -> Threshold | None:
     return None if value is None else Threshold(value, "set by the caller")
 
 
-def to_store(
-    estimate: Estimate, own: Mates | None, contract: ModelContract, data: str
-) -> NewCalibration:
-    """A calibration as the store keeps it; `from_json` reads its model."""
+def scores_key(contract: ModelContract, centred: bool) -> str:
+    """What scores are of: equal keys mean comparable scores."""
+    return f"{contract.key}|centred" if centred else contract.key
+
+
+def to_store(estimate: Estimate, own: Mates | None, scores: str, data: str) -> NewCalibration:
+    """A calibration as the store keeps it; `from_json` reads its model.
+
+    Args:
+        estimate: what was found about strangers.
+        own: what was found about mates.
+        scores: `scores_key` of what was compared.
+        data: what it was made from, for people.
+    """
     model: dict[str, JSONValue] = {
         "strangers": estimate.model.as_json(),
         "mates": own.as_json() if own else None,
@@ -148,7 +162,7 @@ def to_store(
         "threshold_95": list(estimate.threshold_95),
     }
     return NewCalibration(
-        contract.key,
+        scores,
         data,
         estimate.gallery,
         estimate.probes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,10 @@ class LabelledFaces:
         """Faces with a label each, in any order."""
         names, people = np.unique(np.array(labels, dtype=object), return_inverse=True)
         return LabelledFaces(vectors, people.astype(np.int64), tuple(names), tuple(failures))
+
+    def compared(self, compared: Callable[[F32], F32]) -> LabelledFaces:
+        """These faces as an index compares them, given what it does to vectors."""
+        return replace(self, vectors=compared(self.vectors))
 
     def scores(self) -> Scores:
         """Everybody against everybody: each person's last photo searches all first photos."""

@@ -10,7 +10,7 @@ from facesearch.identify.judge import to_store
 from facesearch.identify.labelled import LabelledFaces
 from facesearch.identify.probability import mates
 from facesearch.store.calibrations import NewCalibration, StoredCalibration
-from facesearch.values import Failure, ModelContract
+from facesearch.values import Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,12 @@ class Learned:
         )
 
 
-def learn(
-    faces: LabelledFaces, contract: ModelContract, gallery: int, fpir: float, source: str
-) -> Learned:
+def learn(faces: LabelledFaces, scores: str, gallery: int, fpir: float, source: str) -> Learned:
     """Calibrate with labelled faces.
 
     Args:
-        faces: of known people.
-        contract: the model that embedded them.
+        faces: of known people, as they are compared.
+        scores: `judge.scores_key` of what they are.
         gallery: N, enrolled people to calibrate for.
         fpir: false-positive identification rate to keep.
         source: where the faces are from, for people.
@@ -114,7 +112,7 @@ def learn(
     own = mates(faces.vectors, faces.people)
     described = f"{estimate.probes:,} people of {source}"
     return Learned(
-        to_store(estimate, own, contract, described),
+        to_store(estimate, own, scores, described),
         tuple(Alike(faces.names[s.probe], faces.names[s.gallery], s.score) for s in suspects),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,8 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        judge: number of enrolled faces searched to how scores are judged.
+        template: "mean" compares with the mean of each identity's faces, "best" with each face.
+        judge: number of templates searched to how scores are judged.
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
     """
@@ -69,6 +71,7 @@ class Query:
     targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
     embedder: Embedder
     top: int
+    template: Literal["mean", "best"]
     judge: Callable[[int], Judgement]
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
@@ -81,7 +84,10 @@ class Query:
         for collection, live in self.targets:
             index = live()
             allowed = self._allowed(collection)
-            matches = index.search_identities(vectors, self.top, identities=allowed)
+            if self.template == "mean":
+                matches = index.search_templates(vectors, self.top, allowed)
+            else:
+                matches = index.search_identities(vectors, self.top, allowed)
             identity_ids, face_ids = np.unique(matches.identity_ids), np.unique(matches.ids)
             found.append(
                 Found(
@@ -95,7 +101,8 @@ class Query:
             )
             identities += index.enrolled(allowed)
             faces_enrolled += self.enrolled_faces(collection, index.revision)
-        judgement = self.judge(faces_enrolled)
+        # each template is one more that a stranger may resemble
+        judgement = self.judge(identities if self.template == "mean" else faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
             rows = slice(start, start + len(embeddings))

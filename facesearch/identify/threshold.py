@@ -42,7 +42,7 @@ class ImpostorTail:
         return math.erfc((score - self.mean) / (self.deviation * math.sqrt(2.0))) / 2.0
 
     def fpir(self, gallery: int, score: float) -> float:
-        """FPIR(N, T) at N = `gallery` enrolled faces and T = `score`."""
+        """FPIR(N, T) at N = `gallery` templates and T = `score`."""
         fmr = self.fmr(score)
         if gallery == 0 or fmr == 1.0:
             return float(gallery > 0)
@@ -58,51 +58,64 @@ class ImpostorTail:
         return int(math.log1p(-fpir) / math.log1p(-self.lowest_fmr))
 
 
+_SFACE = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
+_PLAIN = "112x112 RGB (x-127.5)/128"
+_MIRRORED = f"{_PLAIN}, averaged with its mirror image"
+
 MEASURED = {
-    "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee": ImpostorTail(
-        mean=0.0932, deviation=0.0879, lowest_fmr=2.4e-6, source="LFW (2,869 people)"
-    ),
+    (_SFACE, _PLAIN, False): ImpostorTail(0.0932, 0.0878, 2.4e-6, "LFW (2,869 people)"),
+    (_SFACE, _PLAIN, True): ImpostorTail(-0.012, 0.0971, 2.4e-6, "LFW (2,869 people)"),
+    (_SFACE, _MIRRORED, False): ImpostorTail(0.0925, 0.0886, 2.4e-6, "LFW (2,869 people)"),
+    (_SFACE, _MIRRORED, True): ImpostorTail(-0.0159, 0.0985, 2.4e-6, "LFW (2,869 people)"),
 }
-"""By `ModelContract.sha256`; from benchmarks/records/default_threshold.json."""
+"""By `ModelContract.sha256`, `.preprocessing`, and whether vectors are centred; from
+benchmarks/records/default_threshold.json."""
 
 
-def default_threshold(contract: ModelContract, gallery: int, fpir: float) -> Threshold:
+def default_threshold(
+    contract: ModelContract, gallery: int, fpir: float, centred: bool = False
+) -> Threshold:
     """The threshold at which a stranger is taken for somebody with probability `fpir`.
 
     Args:
         contract: the model of the collection.
-        gallery: N, the number of enrolled faces searched: each is one more that a stranger may
-            resemble. With an empty gallery it is the threshold for one.
+        gallery: N, the number of templates searched, identities where each has one, else enrolled
+            faces: each is one more that a stranger may resemble. With an empty gallery it is the
+            threshold for one.
         fpir: false-positive identification rate wanted, between 0 and 1.
+        centred: whether vectors are centred before they are compared.
 
     Raises:
         UsageError: nothing was measured for this model, or `fpir` is not between 0 and 1.
     """
-    tail = _tail(contract)
+    tail = _tail(contract, centred)
     if not 0.0 < fpir < 1.0:
         raise UsageError(f"FPIR {fpir:g} is not between 0 and 1, both exclusive")
-    origin = f"FPIR {100 * fpir:g} % at {gallery:,} enrolled faces, measured on {tail.source}"
+    origin = f"FPIR {100 * fpir:g} % at {gallery:,} enrolled, measured on {tail.source}"
     if gallery > tail.supports(fpir):
-        origin += f", extrapolated beyond {tail.supports(fpir):,} faces"
+        origin += f", extrapolated beyond {tail.supports(fpir):,}"
     return Threshold(tail.threshold(max(gallery, 1), fpir), origin, fpir, gallery)
 
 
-def expected_fpir(contract: ModelContract, gallery: int, score: float) -> float:
-    """The chance that a stranger scores `score` or more against any of N enrolled faces.
+def expected_fpir(
+    contract: ModelContract, gallery: int, score: float, centred: bool = False
+) -> float:
+    """The chance that a stranger scores `score` or more against any of N templates.
 
     Args:
         contract: the model of the collection.
-        gallery: N, the number of enrolled faces searched.
+        gallery: N, the number of templates searched.
         score: cosine.
+        centred: whether vectors are centred before they are compared.
 
     Raises:
         UsageError: nothing was measured for this model.
     """
-    return _tail(contract).fpir(gallery, score)
+    return _tail(contract, centred).fpir(gallery, score)
 
 
-def _tail(contract: ModelContract) -> ImpostorTail:
-    tail = MEASURED.get(contract.sha256)
+def _tail(contract: ModelContract, centred: bool) -> ImpostorTail:
+    tail = MEASURED.get((contract.sha256, contract.preprocessing, centred))
     if tail is None:
         raise UsageError(
             f"no default threshold was measured for model '{contract.name}' "

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.index import faiss_index
+from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.disk import (
     Checksum,
     creating,
@@ -39,7 +41,7 @@ from facesearch.index.manifest import (
     write_pointer,
 )
 from facesearch.index.spec import IndexSpec
-from facesearch.values import F16, FaceRows
+from facesearch.values import F16, F32, FaceRows
 
 _TEMPORARY, _GENERATION = "tmp-", "gen-"
 
@@ -50,6 +52,7 @@ def build(
     revision: int,
     batches: Iterable[FaceRows],
     progress: Callable[[int], None] = lambda rows: None,
+    people: F16 | F32 | None = None,
 ) -> Manifest:
     """Build a generation and make it current; searches in any process go on meanwhile.
 
@@ -60,8 +63,9 @@ def build(
         home: where, and whose index it is.
         spec: the recipe.
         revision: the collection's revision that `batches` were read at.
-        batches: every face of the collection, by ascending id.
+        batches: every face of the collection, by ascending id, as stored.
         progress: called with the number of rows indexed so far.
+        people: (N, D) one face of each enrolled person, as stored, which the mean is taken over.
 
     Returns:
         The manifest of what is now current.
@@ -71,17 +75,22 @@ def build(
         LibraryError: another build is running, or the directory cannot be written.
         DiskFullError: no space; the former generation stays current.
     """
+    mean = home.prior
+    if mean is not None and people is not None:
+        mean = mean_of_people(mean, people)
     with writing(home.directory), exclusive(home.directory):
         _sweep(home.directory, keep=None)
         name = f"{revision:012d}-{secrets.token_hex(4)}"
         with _temporary(home.directory / f"{_TEMPORARY}{name}") as folder:
-            rows, max_face_id, files = _write_rows(folder, home.dim, batches)
+            compared = (_centred(batch, mean) for batch in batches)
+            rows, max_face_id, files = _write_rows(folder, home.dim, compared)
             files[INDEX] = _write_index(folder, (rows, home.dim), spec, progress)
             manifest = Manifest(
                 library_id=home.library_id,
                 collection_id=home.collection_id,
                 contract=home.contract,
                 dim=home.dim,
+                mean=None if mean is None else tuple(mean.tolist()),
                 revision=revision,
                 rows=rows,
                 max_face_id=max_face_id,
@@ -99,6 +108,12 @@ def build(
         write_pointer(home.directory, Pointer(final.name, sha256))
         _sweep(home.directory, keep=final.name)
     return manifest
+
+
+def _centred(batch: FaceRows, mean: F32 | None) -> FaceRows:
+    if mean is None or not len(batch):
+        return batch
+    return replace(batch, vectors=centred(batch.vectors, mean).astype(np.float16))
 
 
 def _write_rows(

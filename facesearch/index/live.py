@@ -14,12 +14,17 @@ from typing import Self
 import numpy as np
 
 from facesearch.errors import UsageError
+from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.exact import ExactIndex
 from facesearch.index.generation import Generation, open_current
 from facesearch.index.keys import best, best_distinct, count, shift, unpack
 from facesearch.index.manifest import IndexHome, read_pointer
 from facesearch.index.segment import Faces, Scope, Segment
-from facesearch.values import F32, I64, Changes, Matches
+from facesearch.values import F16, F32, I64, Changes, Matches
+
+SHORTLIST = 64
+"""Identities whose templates are compared, at least; enough for the first place, see
+`docs/decisions/0006-levers.md`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,21 @@ class IndexStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedFaces:
+    """Faces as they are compared.
+
+    Attributes:
+        face_ids: (N,) int64.
+        identity_ids: (N,) int64.
+        vectors: (N, D) float32 unit vectors, centred.
+    """
+
+    face_ids: I64
+    identity_ids: I64
+    vectors: F32
+
+
+@dataclass(frozen=True, slots=True)
 class _State:
     """Never changed, only replaced: a search works on the one it saw first."""
 
@@ -72,11 +92,14 @@ class LiveIndex:
     Args:
         generation: the current generation; None to hold everything in the delta.
         dim: length of a vector.
+        mean: (D,) what is taken out of the delta and of queries, as it was of the generation; None
+            for nothing.
     """
 
-    def __init__(self, generation: Generation | None, dim: int) -> None:
+    def __init__(self, generation: Generation | None, dim: int, mean: F32 | None = None) -> None:
         self.generation = generation
         self._dim = dim
+        self._mean = mean
         self._lock = threading.Lock()
         nothing = np.zeros(0, np.int64)
         base = delta = _in_memory(nothing, nothing, np.zeros((0, dim), np.float32))
@@ -88,18 +111,30 @@ class LiveIndex:
         self._state = _State(revision, base, delta)
 
     @classmethod
-    def open(cls, home: IndexHome, revision: Callable[[], int]) -> Self:
+    def open(
+        cls,
+        home: IndexHome,
+        revision: Callable[[], int],
+        people: Callable[[], F16 | F32] | None = None,
+    ) -> Self:
         """The index as its current generation has it; then `apply` what changed since.
 
         Args:
             home: where it is, and whose it must be.
             revision: the collection's revision in the database; called after the generation's
                 manifest was read, so that one published meanwhile is not taken for a stranger.
+            people: as for `build`, asked for where there is no generation to take the mean of.
 
         Raises:
             IndexFileError: the generation is damaged, foreign, or from the database's future.
         """
-        return cls(open_current(home, revision), home.dim)
+        generation = open_current(home, revision)
+        mean = home.prior
+        if generation is not None and generation.manifest.mean is not None:
+            mean = np.array(generation.manifest.mean, np.float32)
+        elif mean is not None and people is not None:
+            mean = mean_of_people(mean, people())
+        return cls(generation, home.dim, mean)
 
     @property
     def revision(self) -> int:
@@ -170,9 +205,7 @@ class LiveIndex:
                 _in_memory(
                     ids[order],
                     np.concatenate([delta.identity_ids[keep], new.identity_ids[add]])[order],
-                    np.concatenate([delta.vectors[keep], new.vectors[add]], dtype=np.float32)[
-                        order
-                    ],
+                    np.concatenate([delta.vectors[keep], self._rows(new.vectors[add])])[order],
                 ),
             )
 
@@ -194,7 +227,7 @@ class LiveIndex:
             UsageError: k is below 1, or `vectors` are not finite (Q, D).
             IndexFileError: FAISS failed.
         """
-        self._check(vectors, k)
+        vectors = self._query(vectors, k)
         state, scope = self._state, Scope(identities, faces)
         keys = [shift(s.search(vectors, k, scope), n) for n, s in state.segments if len(s)]
         return _matches(state, best(_joined(keys, len(vectors)), k))
@@ -217,25 +250,104 @@ class LiveIndex:
             UsageError: k is below 1, or `vectors` are not finite (Q, D).
             IndexFileError: FAISS failed.
         """
-        self._check(vectors, k)
-        state, scope = self._state, Scope(identities, faces)
-        parts = [
-            shift(s.search_identities(vectors, k, scope), n) for n, s in state.segments if len(s)
-        ]
-        keys = _joined(parts, len(vectors))
-        return _matches(state, best_distinct(keys, _lookup(state, unpack(keys)[0])[1], k))
+        vectors = self._query(vectors, k)
+        state = self._state
+        return _matches(state, _nearest(state, vectors, k, Scope(identities, faces)))
 
-    def _check(self, vectors: F32, k: int) -> None:
+    def search_templates(self, vectors: F32, k: int, identities: I64 | None = None) -> Matches:
+        """The k identities whose mean face is most similar to each query.
+
+        The identities looked at are the `SHORTLIST` (or 4 k) whose best face is nearest; the mean
+        is over all faces each has now, in the generation and in the delta.
+
+        Args:
+            vectors: (Q, D) float32 unit vectors.
+            k: identities wanted a query, at least 1.
+            identities: (M,) int64, distinct: search only these; None for all.
+
+        Returns:
+            Matches of width k: the cosine to each identity's mean, and its best face.
+
+        Raises:
+            UsageError: k is below 1, or `vectors` are not finite (Q, D).
+            IndexFileError: FAISS failed.
+        """
+        vectors = self._query(vectors, k)
+        state = self._state
+        wide = max(SHORTLIST, 4 * k)
+        rows, scores = unpack(_nearest(state, vectors, wide, Scope(identities)))
+        face_ids, identity_ids = _lookup(state, rows)
+        listed, column = np.unique(identity_ids, return_inverse=True)
+        means = _means(state, listed, self._dim)
+        column = column.reshape(identity_ids.shape)
+        for query in range(len(vectors)):
+            fused = means[column[query]] @ vectors[query]
+            scores[query] = np.where(rows[query] >= 0, fused, scores[query])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        face_ids = np.take_along_axis(face_ids, order, axis=1)
+        return Matches(
+            face_ids,
+            np.take_along_axis(scores, order, axis=1),
+            np.take_along_axis(identity_ids, order, axis=1),
+            np.sum(face_ids >= 0, axis=1),
+        )
+
+    def faces_of(self, identities: I64) -> ComparedFaces:
+        """Every face of these (distinct) identities, as the index compares them."""
+        state = self._state
+        rows = [(s, s.rows_of(identities)) for _, s in state.segments]
+        return ComparedFaces(
+            np.concatenate([s.faces.face_ids[r] for s, r in rows]),
+            np.concatenate([s.faces.identity_ids[r] for s, r in rows]),
+            np.concatenate([s.faces.vectors[r] for s, r in rows], dtype=np.float32),
+        )
+
+    def compared(self, vectors: F16 | F32) -> F32:
+        """(N, D) vectors as embedded, as this index compares them."""
+        return centred(vectors, self._mean)
+
+    def _rows(self, vectors: F16) -> F32:
+        """Rows of the delta: centred and rounded, as a generation holds them."""
+        return centred(vectors, self._mean).astype(np.float16).astype(np.float32)
+
+    def _query(self, vectors: F32, k: int) -> F32:
+        """The queries checked, and centred."""
         if k < 1:
             raise UsageError(f"{k} results asked for; at least 1")
         if vectors.ndim != 2 or vectors.shape[1] != self._dim or not np.isfinite(vectors).all():
             raise UsageError(
                 f"queries of shape {vectors.shape}: expected finite vectors (Q, {self._dim})"
             )
+        return centred(vectors, self._mean)
 
 
 def _in_memory(face_ids: I64, identity_ids: I64, vectors: F32) -> Segment:
     return Segment(Faces(face_ids, identity_ids, vectors), ExactIndex(vectors))
+
+
+def _nearest(state: _State, vectors: F32, k: int, scope: Scope) -> I64:
+    """(Q, k) keys: the best face of each of the k nearest identities of all segments."""
+    parts = [shift(s.search_identities(vectors, k, scope), n) for n, s in state.segments if len(s)]
+    keys = _joined(parts, len(vectors))
+    return best_distinct(keys, _lookup(state, unpack(keys)[0])[1], k)
+
+
+def _means(state: _State, identities: I64, dim: int) -> F32:
+    """(M, D) the normalised mean of all faces of each of these (distinct, ascending) identities.
+
+    A single face is left as it is, so that it scores as in a search for faces.
+    """
+    sums = np.zeros((len(identities), dim), np.float32)
+    faces = np.zeros(len(identities), np.int64)
+    for _, segment in state.segments:
+        rows = segment.rows_of(identities[identities > 0])
+        whose = np.searchsorted(identities, segment.faces.identity_ids[rows])
+        np.add.at(sums, whose, segment.faces.vectors[rows].astype(np.float32))
+        np.add.at(faces, whose, 1)
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    length[faces == 1] = 1.0
+    np.divide(sums, np.maximum(length, np.finfo(np.float32).tiny), out=sums)
+    return sums
 
 
 def _joined(keys: list[I64], queries: int) -> I64:

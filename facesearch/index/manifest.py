@@ -16,8 +16,9 @@ from typing import Any
 from facesearch.errors import IndexFileError, UsageError
 from facesearch.index.disk import REBUILD, Checksum, replace
 from facesearch.index.spec import IndexSpec, parse_recipe, recipe_fields
+from facesearch.values import F32
 
-FORMAT = 1
+FORMAT = 2
 """Version of the pointer, the manifest and the files. Raised when an older reader would misread."""
 
 POINTER = "CURRENT"
@@ -35,6 +36,8 @@ class IndexHome:
         collection_id: the collection's id in that library.
         contract: key of the model contract its vectors are of.
         dim: length of a vector.
+        prior: (D,) the mean that ships with the model, see `facesearch.index.centring`; None where
+            vectors are compared as they are stored.
     """
 
     directory: Path
@@ -42,6 +45,12 @@ class IndexHome:
     collection_id: int
     contract: str
     dim: int
+    prior: F32 | None = None
+
+    @property
+    def centred(self) -> bool:
+        """Whether vectors are centred before they are compared."""
+        return self.prior is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class Manifest:
         collection_id: the collection it belongs to.
         contract: key of the model contract of its vectors.
         dim: length of a vector.
+        mean: (D,) what was taken out of the stored vectors; None if nothing.
         revision: the collection's revision it holds.
         rows: faces in it.
         max_face_id: largest face id in it; 0 without faces.
@@ -66,6 +76,7 @@ class Manifest:
     collection_id: int
     contract: str
     dim: int
+    mean: tuple[float, ...] | None
     revision: int
     rows: int
     max_face_id: int
@@ -103,8 +114,11 @@ def read_manifest(path: Path, sha256: str) -> Manifest:
     try:
         spec = parse_recipe(body.pop("spec"), str(path))
         files = {name: Checksum(**entry) for name, entry in body.pop("files").items()}
-        return Manifest(spec=spec, files=files, **body)
-    except (KeyError, TypeError, AttributeError, UsageError) as err:
+        mean = body.pop("mean")
+        return Manifest(
+            spec=spec, files=files, mean=None if mean is None else tuple(map(float, mean)), **body
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as err:
         raise IndexFileError(f"{path}: not a manifest of format {FORMAT}; {REBUILD}") from err
 
 
@@ -130,6 +144,13 @@ def check(manifest: Manifest, path: Path, home: IndexHome, revision: int) -> Non
             raise IndexFileError(
                 f"{path}: the index is of {what} {found}, expected {wanted}; {REBUILD}"
             )
+    if (manifest.mean is not None) != home.centred:
+        state = ("centred", "plain") if manifest.mean else ("plain", "centred")
+        raise IndexFileError(
+            f"{path}: the index is of {state[0]} vectors, expected {state[1]} ones; {REBUILD}"
+        )
+    if manifest.mean is not None and len(manifest.mean) != manifest.dim:
+        raise IndexFileError(f"{path}: its mean does not fit its dimension; {REBUILD}")
     if manifest.revision > revision:
         raise IndexFileError(
             f"{path}: the index is newer (revision {manifest.revision}) than the database "

@@ -90,15 +90,20 @@ class Faces:
     def _of_identities(self, identity_ids: I64) -> Mask:
         if len(identity_ids) * _LOOKUP_ROWS > len(self):
             return np.isin(self.identity_ids, identity_ids)
+        chosen = np.zeros(len(self), np.bool_)
+        chosen[self.find_identities(identity_ids)] = True
+        return chosen
+
+    def find_identities(self, identity_ids: I64) -> I64:
+        """Rows of the faces of these (distinct) identities."""
         starts, stops = (
             np.searchsorted(self.identity_ids, identity_ids, side, sorter=self.by_identity)
             for side in ("left", "right")
         )
         counts = stops - starts
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        chosen = np.zeros(len(self), np.bool_)
-        chosen[self.by_identity[np.repeat(starts, counts) + steps]] = True
-        return chosen
+        found: I64 = self.by_identity[np.repeat(starts, counts) + steps]
+        return found
 
     @cached_property
     def by_identity(self) -> I64:
@@ -142,6 +147,11 @@ class Segment:
             rows = rows[self._enrolled[rows]]
         ordered = self.faces.identity_ids[rows]
         return ordered[np.flatnonzero(np.diff(ordered, prepend=-1))]
+
+    def rows_of(self, identities: I64) -> I64:
+        """Rows that count of these (distinct) identities."""
+        rows = self.faces.find_identities(identities)
+        return rows if self._alive is None else rows[self._alive[rows]]
 
     def without(self, face_ids: I64) -> Segment:
         """This segment after these faces were removed or superseded; itself if it has none."""

@@ -63,6 +63,8 @@ class EnrolReport:
         unchanged: photos whose face was enrolled as that identity already.
         not_enrolled: photos that were read but not enrolled, with the reason.
         ingest: what ingesting the photos did, unreadable ones included.
+        face_ids: the faces that are enrolled as asked now.
+        doubts: enrolled faces that look wrong, see `facesearch.identify.review`.
     """
 
     entries: int = 0
@@ -70,6 +72,8 @@ class EnrolReport:
     unchanged: int = 0
     not_enrolled: list[Failure] = field(default_factory=list)
     ingest: Report = field(default_factory=Report)
+    face_ids: list[int] = field(default_factory=list)
+    doubts: list[Failure] = field(default_factory=list)
 
     @property
     def failures(self) -> list[Failure]:
@@ -138,6 +142,7 @@ def _assign(worker: Worker, chunk: Sequence[Entry], report: EnrolReport, move: b
             detail = f"its face is enrolled as {holder.name} (#{holder.id}); --move takes it over"
             report.not_enrolled.append(Failure(entry.path, CONFLICT, detail))
     changed = gallery.assign(worker.database, worker.collection, list(accepted.items()))
+    report.face_ids += accepted
     report.enrolled += changed
     report.unchanged += len(accepted) - changed
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -66,6 +66,20 @@ def faces(database: Database, collection: Collection, face_ids: Sequence[int]) -
     """Those of the faces that exist, by ascending id."""
     with database.read() as connection:
         rows = connection.execute(_FACES.where(FaceRow.id.in_(face_ids)).order_by(FaceRow.id)).all()
+    return _rows(rows, collection.contract.dim)
+
+
+def one_face_a_person(database: Database, collection: Collection, limit: int) -> FaceRows:
+    """The oldest face of each of the `limit` people who have been enrolled longest."""
+    first = (
+        select(func.min(FaceRow.id))
+        .where(FaceRow.collection_id == collection.id, FaceRow.identity_id.is_not(None))
+        .group_by(FaceRow.identity_id)
+        .order_by(FaceRow.identity_id)
+        .limit(limit)
+    )
+    with database.read() as connection:
+        rows = connection.execute(_FACES.where(FaceRow.id.in_(first)).order_by(FaceRow.id)).all()
     return _rows(rows, collection.contract.dim)
 
 

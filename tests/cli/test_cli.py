@@ -167,6 +167,21 @@ def test_no_library(run: Run, tmp_path: Path) -> None:
     assert "facesearch init" in err
 
 
+def test_two_photos_compared(run: Run, tmp_path: Path, demo_photos: Path) -> None:
+    a = demo_photos / "people" / "Jacinda_Ardern" / "jacinda_ardern_2018.jpg"
+    b = demo_photos / "probes" / "group.jpg"
+    code, out, _ = run("compare", a, b, "--picture", tmp_path / "pairs.jpg", "--json")
+    assert code == 0
+    pairs = json.loads(out)["pairs"]
+    assert [pair["decision"] for pair in pairs] == ["match", "below", "below"]
+    assert pairs[0]["distance"] == pytest.approx((2 - 2 * pairs[0]["cosine"]) ** 0.5, abs=1e-6)
+    assert (tmp_path / "pairs.jpg").stat().st_size > 1000
+    code, out, _ = run("compare", a, b)
+    assert code == 0
+    assert "match" in out
+    assert "threshold" in out
+
+
 def test_deleting_asks_first(run: Run, library: Path, demo_photos: Path) -> None:
     person = next((demo_photos / "people").iterdir()).name
     assert run("identities", "delete", person, "-L", library)[0] == 1  # no answer: aborted

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facesearch.errors import ManifestError, UsageError
-from facesearch.evaluate.protocol import read_protocol
+from facesearch.evaluate.protocol import enrol_more, read_protocol
 
 FILES = {
     "pairs.csv": "fold,photo_a,photo_b,same\n0,ann/1.jpg,ann/2.jpg,1\n1,ann/1.jpg,bob/1.jpg,0\n",
@@ -47,6 +47,32 @@ def test_reads_what_spreadsheets_write(root: Path) -> None:
     text = "\ufeff" + FILES["gallery.csv"].replace("\n", "\r\n").replace("Ann", '"Ann"')
     (root / "protocol/gallery.csv").write_bytes(text.encode())
     assert read_protocol(root).gallery.identities == ("Ann",)
+
+
+def test_enrols_more_photos_but_never_the_last_probe(root: Path) -> None:
+    names = {"Ann": "31524", "Cy": "12", "Di": "132"}  # the first is in the gallery
+    for name, numbers in names.items():
+        for number in numbers:
+            path = root / "photos" / name / f"{number}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    rows = {name: [f"{name}/{n}.jpg,{name}" for n in numbers] for name, numbers in names.items()}
+    for file, part in (("gallery", slice(1)), ("mated", slice(1, None))):
+        lines = ["photo,identity", *(row for each in rows.values() for row in each[part])]
+        (root / "protocol" / f"{file}.csv").write_text("\n".join(lines))
+    one = read_protocol(root)
+    assert enrol_more(one, 1).gallery == one.gallery
+    assert sorted(enrol_more(one, 1).mated.photos) == sorted(one.mated.photos)
+    three = enrol_more(one, 3)
+    assert set(three.gallery.photos) == {
+        *("Ann/3.jpg", "Ann/1.jpg", "Ann/2.jpg"),
+        "Cy/1.jpg",
+        *("Di/1.jpg", "Di/2.jpg"),
+    }
+    assert three.mated.photos == ("Ann/4.jpg", "Ann/5.jpg", "Cy/2.jpg", "Di/3.jpg")
+    assert three.mated.identities == ("Ann", "Ann", "Cy", "Di")
+    with pytest.raises(UsageError, match="at least one"):
+        enrol_more(one, 0)
 
 
 @pytest.mark.parametrize("folder", ["photos", "protocol"])

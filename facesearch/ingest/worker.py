@@ -109,7 +109,7 @@ class Worker:
             for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
-        progress: called with the report so far after every batch.
+        progress: called with the report so far, after every batch and every few hundred files.
     """
 
     database: Database
@@ -188,6 +188,7 @@ class Worker:
             known = self._ask(ledger.known, self.collection, work)
             report.files += len(chunk)
             report.unchanged += len(chunk) - len(work)  # named twice
+            self.progress(replace(report))
             fresh = []
             for path, item in work.items():
                 before = known.get(path)

@@ -77,7 +77,7 @@ class Progress:
         """Tell of a report, newer than the last."""
         now = time.monotonic()
         self._report = report
-        self._samples.append((now, report.files, report.processed, report.faces))
+        self._samples.append((now, report.settled, report.processed, report.faces))
         while len(self._samples) > 2 and now - self._samples[1][0] > WINDOW_S:
             self._samples.popleft()
         if self._status:
@@ -90,7 +90,7 @@ class Progress:
             self._write(running=True)
 
     def rates(self) -> tuple[float, float, float]:
-        """Files looked at, photos read and faces stored a second, lately."""
+        """Files done with, photos read and faces stored a second, lately."""
         (began, *before), (now, *after) = self._samples[0], self._samples[-1]
         spent = max(now - began, 1e-9)
         files, photos, faces = ((b - a) / spent for a, b in zip(before, after, strict=True))
@@ -105,14 +105,14 @@ class Progress:
         total = self._total.found if self._total else None
         of = f" of {total}" if total is not None else ""
         parts = [
-            f"{self._verb}: {report.files}{of} files",
+            f"{self._verb}: {report.settled}{of} files",
             f"{report.photos} photos ({photos:.1f}/s)",
             f"{report.faces} faces ({faces:.1f}/s)",
             f"{report.duplicates} duplicates",
             f"{report.failed} failed",
         ]
         if total is not None and files > 0:
-            parts.append(f"{_duration(max(0, total - report.files) / files)} left")
+            parts.append(f"{_duration(max(0, total - report.settled) / files)} left")
         return ", ".join(parts)
 
     def _write(self, *, running: bool) -> None:

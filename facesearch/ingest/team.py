@@ -77,7 +77,7 @@ def run(members: list[Member], progress: Callable[[Report], None]) -> Report:
         for one in team:
             one.process.join(STOP_S)
             one.channel.close()
-    report = together([one.report for one in team])
+    report = together([one.report for one in team], ended=True)
     progress(report)
     errors = [one.error for one in team if one.error]
     codes = [one.process.exitcode for one in team]
@@ -105,7 +105,7 @@ def _listen(team: list[_Running], progress: Callable[[Report], None]) -> None:
                 continue
             if isinstance(said, Report):
                 one.report = said
-                progress(together([other.report for other in team]))
+                progress(together([other.report for other in team], ended=False))
             else:
                 one.error = said
 

@@ -51,7 +51,7 @@ def test_without_a_terminal_a_line_now_and_then(
         tell(Report(files=50, photos=50, faces=75))
         assert capsys.readouterr().err == ""
         clock.now += 5
-        tell(Report(files=100, photos=90, duplicates=10, faces=200, failed=0))
+        tell(Report(files=256, photos=90, duplicates=10, faces=200))
         clock.now += 1
         tell(Report(files=110, photos=100, duplicates=10, faces=210))
     (line,) = capsys.readouterr().err.splitlines()
@@ -65,7 +65,8 @@ def test_rates_are_of_the_last_minute(clock: Clock) -> None:
     tell = Progress("ingest")
     for second in range(600):
         clock.now += 1
-        tell(Report(files=second, photos=min(second, 300)))
+        read = min(second, 300)
+        tell(Report(files=900, photos=read, unchanged=second - read))
     files, photos, _ = tell.rates()
     assert files == pytest.approx(1)
     assert photos == 0

@@ -94,16 +94,17 @@ def disturb(
     process: subprocess.Popen[bytes] | None = None
     with Engine.open(library) as engine:
         while done < kills:
-            if process is None or process.poll() is not None:
+            fresh = process is None or process.poll() is not None
+            if process is None or fresh:
                 before = engine.counts().files
                 if before >= photos:
                     break  # nothing is left to be disturbed
                 process, runs = start(library, album, workers), runs + 1
-            if chance.random() < 0.3:
-                time.sleep(chance.uniform(0, 3))  # while it starts, or anywhere
+            if fresh and chance.random() < 0.3:
+                time.sleep(chance.uniform(0, 3))  # while it starts
             else:  # after a share of what is left, in the middle of whatever comes next
                 now = engine.counts().files
-                share = chance.uniform(0, 2 * (photos - now) / (kills - done + 1))
+                share = chance.uniform(0, (photos - now) / (kills - done + 1))
                 while process.poll() is None and engine.counts().files < now + share:
                     time.sleep(0.01)
                 time.sleep(chance.uniform(0, 0.2))

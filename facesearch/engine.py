@@ -690,6 +690,8 @@ class Engine:
         from facesearch.ingest.shift import Shift
         from facesearch.ingest.worker import Worker
 
+        if self.settings.embed.device not in {"auto", "cpu"}:
+            embedder()  # say at once if the device is not there
         with Shift(self.database, job, report) as shift:
             yield Worker(
                 self.database,

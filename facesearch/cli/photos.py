@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from facesearch.cli import common
 from facesearch.cli.common import CollectionName, Device, Json, Library, Model, emit, say, tell
+from facesearch.cli.progress import Progress
 from facesearch.errors import UsageError
 from facesearch.store.collections import DEFAULT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from facesearch.ingest.report import Report
 
 
 def init(library: Library = None, json: Json = False) -> None:
@@ -47,6 +43,10 @@ def ingest(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes to share the work and the cores.")
     ] = 1,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep figures there in Prometheus's text format."),
+    ] = None,
     min_face: Annotated[
         float | None, typer.Option(help="Smallest face kept, in pixels of the photo.")
     ] = None,
@@ -66,7 +66,7 @@ def ingest(
         library, embed_model=model, embed_device=device, detect_min_face=min_face
     ) as engine:
         try:
-            with LiveLine("ingest") as progress:
+            with Progress("ingest", sources, metrics) as progress:
                 report = engine.ingest(
                     sources,
                     collection,
@@ -136,7 +136,7 @@ def enroll(
         target = [Entry(os.path.abspath(source), person, FaceChoice(ordinal=face))]
     with (
         common.open_engine(library, embed_model=model, embed_device=device) as engine,
-        LiveLine("enroll") as progress,
+        Progress("enroll") as progress,
     ):
         report = engine.enroll(target, collection, move=move, progress=progress)
     if common.wants_json(json):
@@ -154,27 +154,3 @@ def enroll(
             common.say_failure(doubt)
     if report.failures:
         raise typer.Exit(common.EXIT_PARTIAL)
-
-
-class LiveLine:
-    """A live line on a terminal's stderr; silent elsewhere."""
-
-    def __init__(self, verb: str) -> None:
-        from rich.console import Console
-
-        self.status = Console(stderr=True).status(f"{verb} ...")
-        self.verb = verb
-
-    def __enter__(self) -> Callable[[Report], None]:
-        self.status.__enter__()
-        return self.show
-
-    def __exit__(self, *error: object) -> None:
-        self.status.__exit__(None, None, None)
-
-    def show(self, report: Report) -> None:
-        """Bring the line up to date."""
-        self.status.update(
-            f"{self.verb}: {report.files} files seen, {report.photos} photos added, "
-            f"{report.faces} faces, {report.duplicates} duplicates, {report.failed} failed"
-        )

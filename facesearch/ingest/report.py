@@ -67,6 +67,11 @@ class Report:
         """Files that were read."""
         return self.photos + self.duplicates + self.failed
 
+    @property
+    def settled(self) -> int:
+        """Files that nothing is left to be done about; others are in hand still."""
+        return self.unchanged + self.elsewhere + self.processed
+
     def counts(self) -> dict[str, JSONValue]:
         """The numbers, as JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.type in {"int", "float"}}
@@ -76,8 +81,13 @@ WALKED = ("files", "unchanged", "failed_before", "seconds")
 """What every worker of a job counts for itself, since each looks at every file."""
 
 
-def together(parts: Sequence[Report]) -> Report:
-    """One report of the workers of one job, each of which looked at all its files."""
+def together(parts: Sequence[Report], *, ended: bool) -> Report:
+    """One report of the workers of one job, each of which looks at all its files.
+
+    Args:
+        parts: of each worker, so far.
+        ended: whether all are done: then what none of them did another job did.
+    """
     whole = Report(job=parts[0].job, workers=len(parts))
     for part in parts:
         for name in part.counts():
@@ -89,5 +99,6 @@ def together(parts: Sequence[Report]) -> Report:
         whole.failures += part.failures[: Report.MAX_FAILURES - len(whole.failures)]
         for suffix, n in part.ignored.items():
             whole.ignored[suffix] = max(whole.ignored.get(suffix, 0), n)
-    whole.elsewhere = max(0, whole.files - whole.unchanged - whole.processed)
+    if ended:
+        whole.elsewhere = max(0, whole.files - whole.unchanged - whole.processed)
     return whole

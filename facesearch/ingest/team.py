@@ -5,11 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
 from typing import Protocol
 
 from facesearch.errors import FacesearchError
@@ -53,15 +56,18 @@ def run(members: list[Member], progress: Callable[[Report], None]) -> Report:
     """
     context = multiprocessing.get_context("spawn")
     team = []
-    for member in members:
-        mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_live, args=(member, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        team.append(_Running(process, mine, Report()))
+    stop = context.Event()
+    with _deaf_children():
+        for member in members:
+            mine, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_live, args=(member, theirs, stop), daemon=True)
+            process.start()
+            theirs.close()
+            team.append(_Running(process, mine, Report()))
     try:
         _listen(team, progress)
     except KeyboardInterrupt:
+        stop.set()
         for one in team:  # a terminal's Ctrl-C reaches them by itself, kill(1) only their parent
             if one.process.is_alive() and one.process.pid:
                 os.kill(one.process.pid, signal.SIGINT)
@@ -71,7 +77,7 @@ def run(members: list[Member], progress: Callable[[Report], None]) -> Report:
         for one in team:
             one.process.join(STOP_S)
             one.channel.close()
-    report = together([one.report for one in team])
+    report = together([one.report for one in team], ended=True)
     progress(report)
     errors = [one.error for one in team if one.error]
     codes = [one.process.exitcode for one in team]
@@ -99,17 +105,35 @@ def _listen(team: list[_Running], progress: Callable[[Report], None]) -> None:
                 continue
             if isinstance(said, Report):
                 one.report = said
-                progress(together([other.report for other in team]))
+                progress(together([other.report for other in team], ended=False))
             else:
                 one.error = said
 
 
-def _live(member: Member, channel: Connection) -> None:
-    """A member's life, in its own process."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started in the block do not hear Ctrl-C until they listen for it.
+
+    Else one that is still importing would end with a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        channel.send(member(channel.send))
-    except KeyboardInterrupt:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _live(member: Member, channel: Connection, stop: Event) -> None:
+    """A member's life, in its own process."""
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if not stop.is_set():  # asked to stop before it could hear
+            channel.send(member(channel.send))
+    except (KeyboardInterrupt, BrokenPipeError):  # or the team's process is gone
         pass
     except FacesearchError as err:
         channel.send(_sendable(err))

@@ -23,7 +23,7 @@ from itertools import islice
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from facesearch.errors import FacesearchError, PhotoError, Reason
-from facesearch.faces.embedder import Embedder, embed_each
+from facesearch.faces.embedder import Embedder, embed_each, nothing
 from facesearch.faces.extract import Extraction
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
@@ -33,7 +33,7 @@ from facesearch.store.database import Database
 from facesearch.store.leases import Work, stamp_of
 from facesearch.store.ledger import Duplicate, Extracted, Failed, FileStamp, Known, Outcome
 from facesearch.store.tables import now
-from facesearch.values import Failure
+from facesearch.values import Crops, Embeddings, Failure
 
 WINDOW = 16
 """Photos in flight a worker thread."""
@@ -109,7 +109,7 @@ class Worker:
             for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
-        progress: called with the report so far after every batch.
+        progress: called with the report so far, after every batch and every few hundred files.
     """
 
     database: Database
@@ -188,6 +188,7 @@ class Worker:
             known = self._ask(ledger.known, self.collection, work)
             report.files += len(chunk)
             report.unchanged += len(chunk) - len(work)  # named twice
+            self.progress(replace(report))
             fresh = []
             for path, item in work.items():
                 before = known.get(path)
@@ -258,8 +259,7 @@ class Worker:
         if not pending:
             return
         extractions = [item[1] for item in pending if isinstance(item, tuple)]
-        crops = [e.crops for e in extractions]
-        embedded = iter(embed_each(self.embedder(), crops) if crops else ())
+        embedded = iter(self._embedded([e.crops for e in extractions]))
         outcomes: list[Outcome] = [
             item
             if not isinstance(item, tuple)
@@ -285,6 +285,12 @@ class Worker:
                     report.no_face += len(detections) == 0
         report.elsewhere += len(outcomes) - len(done.outcomes) - len(done.again)
         self.progress(replace(report))
+
+    def _embedded(self, groups: list[Crops]) -> list[Embeddings]:
+        """The embeddings of each photo's faces; without any, the model is not even loaded."""
+        if not any(len(crops) for crops in groups):
+            return [nothing(self.collection.contract)] * len(groups)
+        return embed_each(self.embedder(), groups)
 
     def _ask(
         self, operation: Callable[Concatenate[Database, P], R], *args: P.args, **kwargs: P.kwargs

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from facesearch.errors import ContractError, NotFoundError
-from facesearch.store.database import Database
+from facesearch.store.database import Database, insert_new
 from facesearch.store.tables import CollectionRow, now
 from facesearch.values import ModelContract
 
@@ -38,19 +38,17 @@ def ensure(database: Database, name: str, contract: ModelContract) -> Collection
         ContractError: it exists with another model's contract.
     """
     with database.write() as connection:
-        row = connection.execute(select(CollectionRow.id).where(CollectionRow.name == name)).first()
-        if row is None:
-            connection.execute(
-                insert(CollectionRow).values(
-                    name=name,
-                    model_name=contract.name,
-                    model_sha256=contract.sha256,
-                    model_preprocessing=contract.preprocessing,
-                    model_dim=contract.dim,
-                    revision=0,
-                    created_at=now(),
-                )
+        connection.execute(
+            insert_new(connection, CollectionRow).values(
+                name=name,
+                model_name=contract.name,
+                model_sha256=contract.sha256,
+                model_preprocessing=contract.preprocessing,
+                model_dim=contract.dim,
+                revision=0,
+                created_at=now(),
             )
+        )
     return require_contract(get(database, name), contract)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -40,8 +41,9 @@ PATIENCE_S = 300.0
 RETRY_S = 0.5, 5.0
 """Pause between two attempts to reach it: the first, and the longest; each doubles the last."""
 
-_LOST = ("08", "57P01", "57P02", "57P03", "53300")
-"""SQLSTATEs, or their beginnings, of a server that is going, gone, coming or full."""
+_LOST = ("08", "57P01", "57P02", "57P03", "53300", "40P01")
+"""SQLSTATEs, or their beginnings, of a server that is going, gone, coming or full, or that broke a
+deadlock by giving up this transaction."""
 
 T = TypeVar("T")
 
@@ -218,6 +220,12 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def insert_new(connection: Connection, table: type) -> Any:
+    """An INSERT that passes over rows whose unique columns are there already."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table).on_conflict_do_nothing()
 
 
 def sqlite_url(path: Path) -> URL:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from facesearch.store import jobs, ledger
 from facesearch.store.collections import Collection
-from facesearch.store.database import Database
+from facesearch.store.database import Database, insert_new
 from facesearch.store.ledger import PENDING, Failed, FileStamp, Known
 from facesearch.store.paths import to_text
 from facesearch.store.tables import FileRow, now
@@ -108,8 +107,7 @@ def _insert(
     ]
     if not rows:
         return set()
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(FileRow).on_conflict_do_nothing().returning(FileRow.path)
+    statement = insert_new(connection, FileRow).returning(FileRow.path)
     return set(connection.execute(statement, rows).scalars())
 
 

@@ -35,14 +35,8 @@ from facesearch.store.paths import from_text, to_text
 from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, now
 from facesearch.values import Detections, Embeddings, Failure
 
-PENDING, DONE, NO_FACE, FAILED, ERASED, GONE = (
-    "pending",
-    "done",
-    "no_face",
-    "failed",
-    "erased",
-    "gone",
-)
+PENDING, DONE, NO_FACE = "pending", "done", "no_face"
+FAILED, ERASED, GONE = "failed", "erased", "gone"
 """States of a file. Pending: found, not read yet. Erased: a face in it was deleted; only enrolling
 it anew reads it again. Gone: `--rescan` found it missing; what was stored of it is still there."""
 
@@ -168,14 +162,13 @@ SELECT_KNOWN = select(
 
 def by_paths(collection: Collection, paths: SizedIterable[str]) -> ColumnElement[bool]:
     """Condition: files of a collection at these paths."""
-    texts = [to_text(path) for path in paths]
-    return (FileRow.collection_id == collection.id) & FileRow.path.in_(texts)
+    return (FileRow.collection_id == collection.id) & FileRow.path.in_([*map(to_text, paths)])
 
 
 def known_row(row: Row[*tuple[Any, ...]]) -> Known:
     """A row of `SELECT_KNOWN` as a value."""
     path, _, size, mtime_ns, state, reason, lease, at = row
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)  # SQLite stores no time zone
+    at = at.replace(tzinfo=at.tzinfo or UTC)  # SQLite stores no time zone
     return Known(FileStamp(from_text(path), size, mtime_ns), state, reason, lease, at)
 
 
@@ -189,11 +182,18 @@ def is_stored(database: Database, collection: Collection, sha256: str, *, whole:
         whole: a photo of which a face was erased does not count.
     """
     with database.read() as connection:
-        photo_id = photo_rows.ids(connection, collection.id, [sha256]).get(sha256)
+        asked = {"collection_id": collection.id, "sha256": sha256}
+        photo_id = connection.execute(_PHOTO, asked).scalar()
         if photo_id is None or not whole:
             return photo_id is not None
         erased = select(FileRow.id).where(FileRow.photo_id == photo_id, FileRow.state == ERASED)
         return connection.execute(erased.limit(1)).first() is None
+
+
+_PHOTO = select(PhotoRow.id).where(
+    PhotoRow.collection_id == bindparam("collection_id"), PhotoRow.sha256 == bindparam("sha256")
+)
+"""Made once: it is asked for every file, and making it takes longer than the answer."""
 
 
 def record(database: Database, collection: Collection, outcomes: Sequence[Outcome]) -> int:
@@ -208,7 +208,7 @@ def record(database: Database, collection: Collection, outcomes: Sequence[Outcom
     Raises:
         StoreError, LibraryError, DiskFullError: nothing of the batch was stored.
     """
-    return _record(database, collection, outcomes, None).faces
+    return _record(database, collection, outcomes, None).faces if outcomes else 0
 
 
 def record_leased(
@@ -228,8 +228,6 @@ def record_leased(
 def _record(
     database: Database, collection: Collection, outcomes: Sequence[Outcome], worker: int | None
 ) -> Recorded:
-    if not outcomes:
-        return Recorded([], [], 0, 0, 0, 0)
     with database.write() as connection:
         revision = bump(connection, collection.id)
         before = _files_before(connection, collection, outcomes)

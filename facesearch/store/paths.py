@@ -22,6 +22,12 @@ def to_text(path: str) -> str:
     return path
 
 
+def prefixes(folder: str) -> tuple[str, str]:
+    """What the texts of all paths below a folder begin with: valid ones, and "raw:" ones."""
+    inside = folder.rstrip("/") + "/"
+    return inside, _RAW + quote_from_bytes(os.fsencode(inside))
+
+
 def from_text(text: str) -> str:
     """The path that `to_text` was given."""
     if text.startswith(_RAW):

@@ -12,7 +12,7 @@ from facesearch.store import photo_rows
 from facesearch.store.collections import Collection, bump
 from facesearch.store.database import Database
 from facesearch.store.ledger import DONE, FAILED, GONE, NO_FACE
-from facesearch.store.paths import from_text, to_text
+from facesearch.store.paths import from_text, prefixes, to_text
 from facesearch.store.tables import FaceRow, FileRow, now
 
 
@@ -133,7 +133,6 @@ def _gone(collection: Collection, roots: Sequence[str]) -> tuple[ColumnElement[b
 
 def _at(roots: Sequence[str]) -> ColumnElement[bool]:
     """Condition: a path at or under one of `roots`."""
-    folders = [to_text(root).rstrip("/") + "/" for root in roots]
     same = FileRow.path.in_([to_text(root) for root in roots])
-    within = [func.substr(FileRow.path, 1, len(folder)) == folder for folder in folders]
-    return or_(same, *within)
+    begins = [to_text(prefix) for root in roots for prefix in prefixes(root)]
+    return or_(same, *(func.substr(FileRow.path, 1, len(text)) == text for text in begins))

@@ -145,7 +145,7 @@ def test_reports_of_a_team_make_one() -> None:
     two = Report(job=3, files=100, unchanged=10, photos=30, faces=20, failed=1, seconds=3)
     two.failures.append(Failure("/a", "corrupt", "damaged"))
     one.ignored, two.ignored = {".txt": 2}, {".txt": 2, ".pdf": 1}
-    whole = together([one, two])
+    whole = together([one, two], ended=True)
     assert (whole.job, whole.files, whole.unchanged, whole.photos, whole.faces) == (
         *(3, 100, 10),
         *(70, 70),
@@ -154,3 +154,4 @@ def test_reports_of_a_team_make_one() -> None:
     assert whole.ignored == {".txt": 2, ".pdf": 1}
     assert whole.elsewhere == 19
     assert whole.workers == 2
+    assert together([one, two], ended=False).elsewhere == 0

@@ -1,0 +1,315 @@
+"""Ingestion end to end, against the loop that everybody writes first, on the same photos.
+
+    python -m benchmarks.ingest                      # writes records/ingest.json
+
+Sets: photos of `lfw-dev` (250 x 250), and photos of 12 megapixels made from those of `groups`
+(cut, mirrored, brightened, enlarged; made anew at every run, from a fixed seed).
+
+Contenders, interleaved, round after round, each in a process of its own:
+
+- ours: `facesearch ingest`'s engine into a new SQLite library, with all cores.
+- ours_4_workers: the same with four processes. Their start is timed; `steady` is not: photos a
+  second from the first batch stored to the end, to be compared with that of one process.
+- loop: the same weights through OpenCV, one photo after the other: `imread`, resize so that the
+  longer side is 1280, `FaceDetectorYN`, `alignCrop` from the full photo, `FaceRecognizerSF`, one
+  row inserted and committed per face (SQLite, WAL, synchronous FULL as ours). OpenCV may use all
+  cores.
+- loop_shrink: the same, but photos smaller than 1280 are not enlarged.
+- face_recognition: dlib's HOG detector and ResNet through that package, if it is installed.
+
+Loading models is not timed, in any of them; the first photo is read once before the clock starts.
+Every contender's faces are counted; on `groups` the share of the labelled faces that each finds is
+in the record. Of ours, the CPU time over (wall time x cores) says how busy the cores were, and the
+time of every stage, on one thread, which of them is the slowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from benchmarks.record import REPOSITORY, evaluation_data, header, write
+
+if TYPE_CHECKING:
+    from facesearch.ingest.report import Report
+
+MODELS = REPOSITORY / "facesearch" / "models"
+LOOP_SIDE = 1280
+MEGAPIXELS = 12.0
+
+
+def ours(photos: Sequence[Path], scratch: Path, workers: int = 1) -> dict[str, Any]:
+    """The engine, into a new library."""
+    from facesearch import Engine
+
+    stored: list[tuple[float, int]] = []
+
+    def note(report: Report) -> None:
+        if report.photos and not stored:
+            stored.append((time.perf_counter(), report.photos))
+
+    album = scratch / "album"
+    album.mkdir()
+    for i, photo in enumerate(photos):
+        (album / f"{i:06}{photo.suffix}").symlink_to(photo)
+    with Engine.create(scratch / "library") as engine:
+        if workers == 1:  # processes of a team load their own
+            engine.extract(photos[0])
+            engine.embedder().embed(np.zeros((32, 112, 112, 3), np.uint8))
+        began, cpu = time.perf_counter(), _cpu_seconds()
+        report = engine.ingest([album], workers=workers, progress=note)
+        ended, cpu = time.perf_counter(), _cpu_seconds() - cpu
+    cores = len(os.sched_getaffinity(0))
+    first, before = stored[0]
+    return {
+        "seconds": ended - began,
+        "faces": report.faces,
+        "cores_busy": cpu / (ended - began) / cores,
+        "steady": (report.photos - before) / (ended - first),
+    }
+
+
+def ours_4_workers(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
+    """The engine, with four processes."""
+    return ours(photos, scratch, workers=4)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def loop(photos: Sequence[Path], scratch: Path, *, enlarge: bool = True) -> dict[str, Any]:
+    """The straightforward loop."""
+    detector = cv2.FaceDetectorYN.create(
+        str(MODELS / "face_detection_yunet_2023mar_int8bq.onnx"), "", (320, 320), 0.7, 0.5, 5000
+    )
+    recognizer = cv2.FaceRecognizerSF.create(str(_sface(scratch)), "")
+    database = sqlite3.connect(scratch / "faces.db")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("CREATE TABLE faces (path TEXT, box TEXT, score REAL, embedding BLOB)")
+    faces = 0
+
+    def one(path: Path) -> int:
+        image = cv2.imread(str(path))
+        if image is None:
+            return 0
+        height, width = image.shape[:2]
+        scale = LOOP_SIDE / max(height, width)
+        small = image
+        if scale < 1 or enlarge:
+            small = cv2.resize(image, (round(width * scale), round(height * scale)))
+        else:
+            scale = 1.0
+        detector.setInputSize((small.shape[1], small.shape[0]))
+        found: Any = detector.detect(small)[1]
+        for row in () if found is None else found:
+            full = row.copy()
+            full[:14] /= scale
+            crop = recognizer.alignCrop(image, full)
+            vector = recognizer.feature(crop)
+            database.execute(
+                "INSERT INTO faces VALUES (?, ?, ?, ?)",
+                (str(path), json.dumps(full[:4].tolist()), float(full[14]), vector.tobytes()),
+            )
+            database.commit()
+        return 0 if found is None else len(found)
+
+    one(photos[0])
+    wall = time.perf_counter()
+    for path in photos:
+        faces += one(path)
+    return {"seconds": time.perf_counter() - wall, "faces": faces}
+
+
+def loop_shrink(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
+    """The loop, without enlarging small photos."""
+    return loop(photos, scratch, enlarge=False)
+
+
+def face_recognition(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
+    """The package `face_recognition`, as its README does it."""
+    import face_recognition as dlib_faces  # type: ignore[import-not-found,unused-ignore]
+
+    def one(path: Path) -> int:
+        return len(dlib_faces.face_encodings(dlib_faces.load_image_file(str(path))))
+
+    one(photos[0])
+    wall = time.perf_counter()
+    faces = sum(one(path) for path in photos)
+    return {"seconds": time.perf_counter() - wall, "faces": faces}
+
+
+CONTENDERS: dict[str, Callable[[Sequence[Path], Path], dict[str, Any]]] = {
+    "ours": ours,
+    "ours_4_workers": ours_4_workers,
+    "loop": loop,
+    "loop_shrink": loop_shrink,
+    "face_recognition": face_recognition,
+}
+
+
+def _sface(scratch: Path) -> Path:
+    """SFace as OpenCV reads it, from the weights that ship."""
+    from benchmarks.upstream_sface import default_path, mended
+
+    path = scratch / "sface.onnx"
+    path.write_bytes(mended(default_path()))
+    return path
+
+
+def stages(photos: Sequence[Path]) -> dict[str, float]:
+    """Milliseconds of CPU a photo, by stage, on one thread."""
+    import hashlib
+
+    import torch
+
+    from facesearch.faces.align import align
+    from facesearch.faces.detect import Detector
+    from facesearch.faces.embed import load_embedder
+    from facesearch.photos.decode import decode
+    from facesearch.settings import DetectSpec, EmbedSpec, PhotoLimits
+
+    torch.set_num_threads(1)
+    detector = Detector(DetectSpec())
+    embedder = load_embedder(EmbedSpec(device="cpu", threads=1), Path("/nonexistent"))
+    spent: dict[str, float] = {}
+    crops = []
+
+    def timed(stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.process_time()
+        result = work(*arguments)
+        spent[stage] = spent.get(stage, 0.0) + time.process_time() - began
+        return result
+
+    limits = PhotoLimits()
+    for path in photos:
+        data = timed("read", path.read_bytes)
+        timed("hash", hashlib.sha256, data)
+        photo = timed("decode", decode, data, "", limits, detector.wanted)
+        found = timed("detect", detector.detect, photo)
+        crops.append(timed("align", align, photo, found))
+    faces = np.concatenate(crops)
+    embedder.embed(faces[:32])
+    timed("embed", embedder.embed, faces)
+    return {stage: round(seconds / len(photos) * 1e3, 3) for stage, seconds in spent.items()}
+
+
+def lfw(count: int, _scratch: Path) -> list[Path]:
+    """A fixed sample of `lfw-dev`."""
+    photos = sorted((evaluation_data() / "lfw-dev" / "photos").rglob("*.jpg"))
+    return random.Random(0).sample(photos, min(count, len(photos)))
+
+
+def large(count: int, scratch: Path) -> list[Path]:
+    """Photos of 12 megapixels, made from those of `groups`."""
+    sources = sorted((evaluation_data() / "groups" / "photos").glob("*.jpg"))
+    rng = np.random.default_rng(0)
+    folder = scratch / "large"
+    folder.mkdir()
+    made = []
+    for i in range(count):
+        image = cv2.imread(str(sources[i % len(sources)]))
+        assert image is not None
+        height, width = image.shape[:2]
+        keep = rng.uniform(0.9, 1.0)  # cut a little off, so that no two are the same
+        top, left = (rng.uniform(0, 1 - keep, 2) * (height, width)).astype(int)
+        image = image[top : top + int(height * keep), left : left + int(width * keep)]
+        if rng.random() < 0.5:
+            image = image[:, ::-1]
+        factor = (MEGAPIXELS * 1e6 / (image.shape[0] * image.shape[1])) ** 0.5
+        if factor > 1:
+            image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        image = cv2.convertScaleAbs(image, alpha=rng.uniform(0.85, 1.1))
+        path = folder / f"{i:04}.jpg"
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        made.append(path)
+    return made
+
+
+def measure(name: str, photos: Sequence[Path]) -> dict[str, Any]:
+    """One contender's run, in a process of its own."""
+    request = json.dumps({"contender": name, "photos": [str(photo) for photo in photos]})
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ingest", "--one"],
+        input=request,
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def one() -> None:
+    """The other end of `measure`."""
+    request = json.load(sys.stdin)
+    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as scratch:
+        photos = [Path(photo) for photo in request["photos"]]
+        print(json.dumps(CONTENDERS[request["contender"]](photos, Path(scratch))))
+
+
+def main() -> None:
+    """Run all contenders in turns and write the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=int, default=1000, help="of lfw-dev")
+    parser.add_argument("--large", type=int, default=200, help="photos of 12 megapixels")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--name", default="ingest", help="of the record")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        one()
+        return
+    head = header()
+    body: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as scratch:
+        for name, count, make in (("lfw-dev", options.photos, lfw), ("12MP", options.large, large)):
+            if not count:
+                continue
+            photos = make(count, Path(scratch))
+            rounds: dict[str, list[dict[str, Any]]] = {c: [] for c in options.contenders}
+            for _ in range(options.rounds):
+                for contender, results in rounds.items():
+                    if not any("error" in result for result in results):
+                        results.append(measure(contender, photos))
+                        print(name, contender, results[-1], flush=True)
+            body[name] = {
+                "photos": len(photos),
+                "rounds": rounds,
+                "photos_per_second": {c: _rate(len(photos), r) for c, r in rounds.items()},
+                "stages_ms_per_photo": stages(photos[: max(20, len(photos) // 10)]),
+            }
+            print(json.dumps(body[name]["photos_per_second"]), body[name]["stages_ms_per_photo"])
+    print(write(options.name, head, {"sets": body}))
+
+
+def _rate(photos: int, rounds: Sequence[dict[str, Any]]) -> float | None:
+    seconds = [result["seconds"] for result in rounds if "seconds" in result]
+    return round(photos / statistics.median(seconds), 2) if seconds else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""How an ingestion is getting on: a live line, log lines, a file of metrics."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from facesearch.cli import common
+from facesearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from facesearch.ingest.report import Report
+
+LOG_S = 10.0
+"""Seconds between two lines, where stderr is not a terminal."""
+METRICS_S = 5.0
+"""Seconds between two versions of the file of metrics."""
+WINDOW_S = 60.0
+"""Rates are of the last so many seconds."""
+
+
+class Progress:
+    """Tells how an ingestion is getting on; call it with every new report.
+
+    On a terminal, one live line on stderr; elsewhere a line of log every `LOG_S`.
+
+    Args:
+        verb: what is being done.
+        sources: counted beside the work, for the time left; none: that is not told.
+        metrics: a file to keep in Prometheus's text format, for its node exporter; or None.
+
+    Raises:
+        UsageError: the file of metrics cannot be written.
+    """
+
+    def __init__(
+        self, verb: str, sources: Sequence[Path] = (), metrics: Path | None = None
+    ) -> None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        self._verb = verb
+        self._status = console.status(f"{verb} ...") if console.is_terminal else None
+        self._metrics = metrics
+        self._began = self._logged = self._written = time.monotonic()
+        self._samples: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
+        self._report: Report | None = None
+        self._total = _Total(sources) if sources else None
+        if metrics is not None:
+            self._write(running=True)
+
+    def __enter__(self) -> Self:
+        if self._status:
+            self._status.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._total:
+            self._total.stop()
+        if self._status:
+            self._status.__exit__(kind, value, trace)
+        if self._metrics:
+            self._write(running=False)
+
+    def __call__(self, report: Report) -> None:
+        """Tell of a report, newer than the last."""
+        now = time.monotonic()
+        self._report = report
+        self._samples.append((now, report.settled, report.processed, report.faces))
+        while len(self._samples) > 2 and now - self._samples[1][0] > WINDOW_S:
+            self._samples.popleft()
+        if self._status:
+            self._status.update(self.line())
+        elif now - self._logged >= LOG_S:
+            self._logged = now
+            common.say(self.line())
+        if self._metrics and now - self._written >= METRICS_S:
+            self._written = now
+            self._write(running=True)
+
+    def rates(self) -> tuple[float, float, float]:
+        """Files done with, photos read and faces stored a second, lately."""
+        (began, *before), (now, *after) = self._samples[0], self._samples[-1]
+        spent = max(now - began, 1e-9)
+        files, photos, faces = ((b - a) / spent for a, b in zip(before, after, strict=True))
+        return files, photos, faces
+
+    def line(self) -> str:
+        """Everything on one line."""
+        report = self._report
+        if report is None:
+            return f"{self._verb} ..."
+        files, photos, faces = self.rates()
+        total = self._total.found if self._total else None
+        of = f" of {total}" if total is not None else ""
+        parts = [
+            f"{self._verb}: {report.settled}{of} files",
+            f"{report.photos} photos ({photos:.1f}/s)",
+            f"{report.faces} faces ({faces:.1f}/s)",
+            f"{report.duplicates} duplicates",
+            f"{report.failed} failed",
+        ]
+        if total is not None and files > 0:
+            parts.append(f"{_duration(max(0, total - report.settled) / files)} left")
+        return ", ".join(parts)
+
+    def _write(self, *, running: bool) -> None:
+        """Replace the file of metrics, so that a reader never sees half of it."""
+        assert self._metrics is not None
+        _, photos, faces = self.rates()
+        values = {
+            **(self._report.counts() if self._report else {}),
+            "seconds": round(time.monotonic() - self._began, 3),
+            "photos_per_second": round(photos, 3),
+            "faces_per_second": round(faces, 3),
+            "running": int(running),
+            "updated_timestamp_seconds": round(time.time(), 3),
+        }
+        lines = [
+            f"# TYPE facesearch_ingest_{name} gauge\nfacesearch_ingest_{name} {value}\n"
+            for name, value in values.items()
+        ]
+        beside = self._metrics.with_name(f".{self._metrics.name}.{os.getpid()}")
+        try:
+            beside.write_text("".join(lines), encoding="ascii")
+            beside.replace(self._metrics)
+        except OSError as err:
+            if running and self._report is None:
+                raise UsageError(f"--metrics {self._metrics}: {err.strerror}") from err
+            common.say(f"--metrics {self._metrics}: {err.strerror}")  # no reason to end the work
+
+
+class _Total:
+    """Counts the photos under some sources, in a thread beside the work."""
+
+    def __init__(self, sources: Sequence[Path]) -> None:
+        self.found: int | None = None
+        """How many; None until all are counted."""
+        self._stopped = False
+        threading.Thread(target=self._count, args=(list(sources),), daemon=True).start()
+
+    def stop(self) -> None:
+        """Count no further."""
+        self._stopped = True
+
+    def _count(self, sources: list[Path]) -> None:
+        from facesearch.errors import FacesearchError
+        from facesearch.photos.find import Found, find
+
+        n = 0
+        try:
+            for item in find(source.absolute() for source in sources):
+                n += isinstance(item, Found)
+                if self._stopped:
+                    return
+        except FacesearchError:  # the work itself will tell
+            return
+        self.found = n
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from facesearch.cli import progress
+from facesearch.cli.progress import Progress
+from facesearch.errors import UsageError
+from facesearch.ingest.report import Report
+
+
+class Clock:
+    """`time`, as far as it is asked, set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1.7e9 + self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def figures(path: Path) -> dict[str, float]:
+    text = path.read_text()
+    assert re.fullmatch(r"(# TYPE (\w+) gauge\n\2 [0-9.]+\n)+", text)
+    return {name: float(value) for name, value in re.findall(r"^(\w+) ([0-9.]+)$", text, re.M)}
+
+
+def test_without_a_terminal_a_line_now_and_then(
+    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(400):
+        (tmp_path / f"{i}.jpg").touch()
+    with Progress("ingest", [tmp_path]) as tell:
+        deadline = time.monotonic() + 30
+        while tell._total and tell._total.found is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        clock.now += 5
+        tell(Report(files=50, photos=50, faces=75))
+        assert capsys.readouterr().err == ""
+        clock.now += 5
+        tell(Report(files=256, photos=90, duplicates=10, faces=200))
+        clock.now += 1
+        tell(Report(files=110, photos=100, duplicates=10, faces=210))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "ingest: 100 of 400 files, 90 photos (10.0/s), 200 faces (20.0/s), "
+        "10 duplicates, 0 failed, 0:30 left"
+    )
+
+
+def test_rates_are_of_the_last_minute(clock: Clock) -> None:
+    tell = Progress("ingest")
+    for second in range(600):
+        clock.now += 1
+        read = min(second, 300)
+        tell(Report(files=900, photos=read, unchanged=second - read))
+    files, photos, _ = tell.rates()
+    assert files == pytest.approx(1)
+    assert photos == 0
+
+
+def test_metrics_are_there_from_beginning_to_end(clock: Clock, tmp_path: Path) -> None:
+    path = tmp_path / "facesearch.prom"
+    with Progress("ingest", metrics=path) as tell:
+        assert figures(path)["facesearch_ingest_running"] == 1
+        clock.now += 10
+        tell(Report(job=7, files=100, photos=80, failed=2, faces=120))
+        found = figures(path)
+        assert found["facesearch_ingest_photos"] == 80
+        assert found["facesearch_ingest_faces_per_second"] == 12
+        clock.now += 1
+    found = figures(path)
+    assert (found["facesearch_ingest_running"], found["facesearch_ingest_job"]) == (0, 7)
+    assert found["facesearch_ingest_seconds"] == 11
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        Progress("ingest", metrics=tmp_path / "no" / "such" / "x.prom")

@@ -60,7 +60,7 @@ def test_what_was_fitted_comes_back() -> None:
     # unit length takes away what a bad photo is longer than others
     assert found.scatter == pytest.approx(truth.scatter, abs=0.08)
     overlap = np.sum(found.between * truth.between)
-    assert overlap > 0.98 * np.linalg.norm(found.between) * np.linalg.norm(truth.between)
+    assert overlap > 0.96 * np.linalg.norm(found.between) * np.linalg.norm(truth.between)
 
 
 def test_statistics_survive_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import faiss as _faiss
@@ -86,6 +87,15 @@ class FaissIndex:
     def parameter(self) -> str:
         """Name of the search parameter that this kind of index has, or ""."""
         return "nprobe" if self._lists else "efSearch" if self._links else ""
+
+    @property
+    def lists(self) -> int:
+        """Number of lists; 0 where there are none."""
+        return self._lists
+
+    def searched_with(self, value: int) -> FaissIndex:
+        """The same index, searched with another value of its parameter."""
+        return FaissIndex(self._index, replace(self._spec, value=value), self._memory)
 
     @property
     def dim(self) -> int:
@@ -203,6 +213,20 @@ def build(
     return FaissIndex(index, spec)
 
 
+def size(index: FaissIndex) -> int:
+    """Bytes that `index.save` writes."""
+    counted = 0
+
+    class Counter:
+        def write(self, data: bytes, /) -> int:
+            nonlocal counted
+            counted += len(data)
+            return len(data)
+
+    index.save(Counter())
+    return counted
+
+
 def load(data: mmap.mmap | bytes, spec: IndexSpec) -> FaissIndex:
     """An index from a memory map of its file, whose checksum the caller has verified.
 
@@ -238,7 +262,7 @@ def _brisk(index: Any) -> Iterator[None]:
     if not isinstance(first, faiss.OPQMatrix):
         yield
         return
-    first.niter, first.niter_pq = _OPQ_ROUNDS, _OPQ_CODE_ROUNDS
+    first.niter, first.niter_pq, first.niter_pq_0 = _OPQ_ROUNDS, _OPQ_CODE_ROUNDS, _OPQ_ROUNDS
     codes = faiss.ProductQuantizer(first.d_out, first.M, _CODE_BITS)
     first.pq = codes  # FAISS refers to it without owning it
     try:

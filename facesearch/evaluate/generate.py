@@ -179,8 +179,34 @@ class Population:
         return np.asarray(face / np.linalg.norm(face, axis=1, keepdims=True), np.float32)
 
 
-def write_gallery(path: Path, population: Population, rows: int) -> None:
-    """Stream people 0 to `rows` to a .npy file of (rows, D) float16.
+def another_photo(statistics: FaceStatistics, faces: F32, seed: int) -> F32:
+    """Another photo of the person of each face: a person that it may be, and a new deviation.
+
+    With K = between (between + within)^-1, the person of a photo x is drawn from
+    N(mean + K (x - mean), between - K between), as the model above has it.
+
+    Args:
+        statistics: what faces are like.
+        faces: (N, D) float32 unit norm.
+        seed: of what is drawn.
+
+    Returns:
+        (N, D) float32 unit norm.
+    """
+    rng = np.random.default_rng(seed)
+    between, within = statistics.between, statistics.within
+    gain = np.linalg.solve(between + within, between).T
+    left = between - gain @ between
+    persons = statistics.mean + (faces - statistics.mean) @ gain.T
+    persons += rng.standard_normal(faces.shape) @ np.linalg.cholesky((left + left.T) / 2).T
+    worse = statistics.scatter * rng.standard_normal((len(faces), 1)) - statistics.scatter**2
+    deviations = rng.standard_normal(faces.shape) @ np.linalg.cholesky(within).T
+    photos = persons + deviations * np.exp(worse)
+    return np.asarray(photos / np.linalg.norm(photos, axis=1, keepdims=True), np.float32)
+
+
+def write_gallery(path: Path, population: Population, rows: int, photo: int = 0) -> None:
+    """Stream one photo of people 0 to `rows` to a .npy file of (rows, D) float16.
 
     Raises:
         OSError: the file cannot be written.
@@ -188,7 +214,7 @@ def write_gallery(path: Path, population: Population, rows: int) -> None:
     shape = (rows, population.dim)
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     start = 0
-    for part in population.stream(rows):
+    for part in population.stream(rows, photo):
         out[start : start + len(part)] = part
         start += len(part)
     out.flush()

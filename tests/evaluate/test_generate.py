@@ -12,6 +12,7 @@ from facesearch.evaluate.generate import (
     BLOCK,
     FaceStatistics,
     Population,
+    another_photo,
     fit,
     save_statistics,
     shipped_statistics,
@@ -61,6 +62,15 @@ def test_what_was_fitted_comes_back() -> None:
     assert found.scatter == pytest.approx(truth.scatter, abs=0.08)
     overlap = np.sum(found.between * truth.between)
     assert overlap > 0.96 * np.linalg.norm(found.between) * np.linalg.norm(truth.between)
+
+
+def test_another_photo_is_as_alike_as_photos_are() -> None:
+    statistics = shipped_statistics()
+    population = Population(statistics, seed=4)
+    first, second = population.faces(0, 3000), population.faces(0, 3000, photo=1)
+    real, made = (np.sum(first * b, axis=1) for b in (second, another_photo(statistics, first, 1)))
+    shares = (0.05, 0.5, 0.95)
+    np.testing.assert_allclose(np.quantile(made, shares), np.quantile(real, shares), atol=0.04)
 
 
 def test_statistics_survive_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,8 @@ class FaissIndex:
             rows = np.take_along_axis(
                 np.where(good, rows, -1), np.argsort(~good, axis=1, kind="stable"), axis=1
             )[:, :k]
+        if rows.shape[1] == k:
+            return rows
         return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
 
     def save(self, sink: Sink) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facesearch.index.exact import ExactIndex, Mask, VectorIndex, score, top, top_distinct
 from facesearch.index.keys import EMPTY, best, best_distinct, count, unpack
@@ -29,6 +30,8 @@ _FACES_AN_IDENTITY = 4
 """Rows fetched at first for every identity wanted."""
 _LOOKUP_ROWS = 100
 """Looking up one identity's faces costs about as much as testing this many rows (measured)."""
+_NEAR = 8
+"""Rows grouped first for every identity wanted, of the many fetched."""
 _GROWTH = 8
 _MOST_ROWS = 4096
 
@@ -90,20 +93,36 @@ class Faces:
     def _of_identities(self, identity_ids: I64) -> Mask:
         if len(identity_ids) * _LOOKUP_ROWS > len(self):
             return np.isin(self.identity_ids, identity_ids)
-        starts, stops = (
-            np.searchsorted(self.identity_ids, identity_ids, side, sorter=self.by_identity)
-            for side in ("left", "right")
-        )
+        starts, stops = self.of(identity_ids)
         counts = stops - starts
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         chosen = np.zeros(len(self), np.bool_)
         chosen[self.by_identity[np.repeat(starts, counts) + steps]] = True
         return chosen
 
+    def of(self, identity_ids: I64) -> tuple[I64, I64]:
+        """Where each identity's rows start and stop in `by_identity`."""
+        return self._first(identity_ids), self._first(identity_ids + 1)
+
+    def _first(self, identity_ids: I64) -> I64:
+        """The first place in `by_identity` of an identity not below each: a binary search.
+
+        `np.searchsorted` would copy its sorter to int64, every time.
+        """
+        low = np.zeros(len(identity_ids), np.int64)
+        high = np.full(len(identity_ids), len(self))
+        while (open_ := low < high).any():
+            middle = (low + high) // 2
+            at = self.by_identity[np.minimum(middle, len(self) - 1)]
+            below = open_ & (self.identity_ids[at] < identity_ids)
+            low = np.where(below, middle + 1, low)
+            high = np.where(open_ & ~below, middle, high)
+        return low
+
     @cached_property
-    def by_identity(self) -> I64:
+    def by_identity(self) -> NDArray[np.uint32]:
         """Rows ordered by identity."""
-        return np.argsort(self.identity_ids, kind="stable")
+        return np.argsort(self.identity_ids, kind="stable").astype(np.uint32)
 
 
 class Segment:
@@ -135,13 +154,31 @@ class Segment:
         return 0 if self._alive is None else len(self) - int(np.count_nonzero(self._alive))
 
     @cached_property
-    def identities(self) -> I64:
-        """The enrolled identities, ascending."""
+    def enrolled(self) -> int:
+        """How many identities have faces that count."""
         rows = self.faces.by_identity
         if self._enrolled is not None:
             rows = rows[self._enrolled[rows]]
-        ordered = self.faces.identity_ids[rows]
-        return ordered[np.flatnonzero(np.diff(ordered, prepend=-1))]
+        return int(np.count_nonzero(np.diff(self.faces.identity_ids[rows], prepend=-1)))
+
+    def identities(self) -> I64:
+        """The enrolled identities, ascending."""
+        ids = self.faces.identity_ids
+        return np.unique(ids if self._enrolled is None else ids[self._enrolled])
+
+    def holds(self, identity_ids: I64) -> Mask:
+        """Which of these identities have faces that count: bool of the same shape."""
+        starts, stops = self.faces.of(identity_ids)
+        if self._enrolled is None:
+            return stops > starts
+        rows = self.faces.by_identity
+        return np.array(
+            [
+                bool(self._enrolled[rows[start:stop]].any())
+                for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+            ],
+            np.bool_,
+        )
 
     def without(self, face_ids: I64) -> Segment:
         """This segment after these faces were removed or superseded; itself if it has none."""
@@ -180,8 +217,7 @@ class Segment:
         wanted: int | None = None
         while self._worthwhile(len(pending), fetch, available):
             keys = self._fetch(queries[pending], fetch, allowed)
-            groups = identity_ids[np.maximum(unpack(keys)[0], 0)]
-            kept[pending] = best_distinct(keys, groups, k)
+            kept[pending] = self._best_distinct(keys, k)
             pending = pending[count(kept[pending]) < k]
             if len(pending):
                 wanted = self._distinct(allowed, scope) if wanted is None else wanted
@@ -210,8 +246,18 @@ class Segment:
     def _distinct(self, allowed: Mask | None, scope: Scope) -> int:
         """How many identities have allowed rows."""
         if allowed is None or scope.everything:
-            return len(self.identities)
+            return self.enrolled
         return len(np.unique(self.faces.identity_ids[allowed]))
+
+    def _best_distinct(self, keys: I64, k: int) -> I64:
+        """`best_distinct` by identity, looking at the best few first: they mostly suffice."""
+        near = best(keys, _NEAR * k)
+        kept = best_distinct(near, self.faces.identity_ids[np.maximum(unpack(near)[0], 0)], k)
+        few = np.flatnonzero(count(kept) < k) if keys.shape[1] > near.shape[1] else ()
+        if len(few):
+            rows = np.maximum(unpack(keys[few])[0], 0)
+            kept[few] = best_distinct(keys[few], self.faces.identity_ids[rows], k)
+        return kept
 
     def _worthwhile(self, queries: int, fetch: int, available: int) -> bool:
         """Whether to ask the index for `fetch` rows rather than scan all `available` ones."""

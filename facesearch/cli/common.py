@@ -95,6 +95,12 @@ def emit(value: object) -> None:
     sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
 
 
+def emit_line(value: object) -> None:
+    """Print a value as JSON on one line, at once."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 def say(text: str) -> None:
     """Talk for the user, on stderr."""
     typer.echo(printable(text), err=True)

@@ -195,3 +195,47 @@ def test_the_installed_command_works_and_completes() -> None:
         [command, "--show-completion", "bash"], capture_output=True, text=True, check=False
     )
     assert "facesearch" in done.stdout
+
+
+def test_many_probes_are_answered_a_line_each(
+    run: Run, library: Path, demo_photos: Path, tmp_path: Path
+) -> None:
+    folder = demo_photos / "probes"
+    code, out, _ = run("identify", "--batch", folder, "-L", library)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert sorted(Path(a["photo"]).name for a in answers) == sorted(os.listdir(folder))
+    one = answers[0]["photo"]
+    alone = json.loads(run("identify", one, "-L", library, "--json")[1])
+    assert [f["candidates"][0]["name"] for f in alone["faces"]] == [
+        f["candidates"][0]["name"] for f in answers[0]["faces"]
+    ]
+
+    (tmp_path / "bad.jpg").write_bytes(b"not a photo")
+    (tmp_path / "list.txt").write_text(f"{one}\n\n{tmp_path / 'bad.jpg'}\n")
+    code, out, _ = run("identify", "--batch", tmp_path / "list.txt", "-L", library)
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert (code, first["photo"]) == (common.EXIT_PARTIAL, one)
+    assert second["reason"]
+
+    for wrong in (["--batch", tmp_path / "none"], [], [one, "--batch", folder]):
+        code, out, err = run("identify", *wrong, "-L", library)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_the_index_is_tuned_explained_compacted_and_checked(run: Run, library: Path) -> None:
+    code, out, _ = run("index", "compact", "-L", library, "--json")
+    assert (code, loads(out)["delta"]) == (0, 0)
+    code, out, _ = run("index", "tune", "-L", library, "--recipe", "exact", "--json")
+    assert code == 0
+    assert loads(out)["chosen"]["recipe"] == "exact"
+    code, out, _ = run("index", "explain", "-L", library)
+    assert code == 0
+    assert "Tuned" in out
+    assert "perturbed" in out
+    assert run("index", "verify", "-L", library)[0] == 0
+    (vectors,) = (library / "index").rglob("vectors.f16")
+    vectors.write_bytes(vectors.read_bytes()[::-1])
+    code, out, _ = run("index", "verify", "-L", library, "--json")
+    assert (code, loads(out)["ok"]) == (1, False)
+    assert "checksum" in loads(out)["problems"][0]["detail"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("embed", "lfw", "default_threshold")
+BENCHMARKS = ("embed", "lfw", "default_threshold", "gallery", "search")
 
 
 def main() -> None:

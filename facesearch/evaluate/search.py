@@ -83,19 +83,32 @@ def bench_search(
     Raises:
         UsageError: the size is too small, or nothing meets the target.
     """
-    if bench.size < 100:
-        raise UsageError(f"a gallery of {bench.size} faces shows nothing; at least 100")
-    population = Population(shipped_statistics(bench.dim), bench.seed)
     with tempfile.TemporaryDirectory(prefix="facesearch-bench-") as folder:
         before = time.perf_counter()
-        faces = _gallery(population, bench.size, Path(folder) / "vectors.f16")
-        probes = _probes(population, faces, min(bench.probes, bench.size))
+        faces, probes = made(bench, Path(folder) / "vectors.f16")
         tell(
             f"{bench.size:,} faces generated in {time.perf_counter() - before:.1f} s, threshold "
             f"{probes.threshold:.3f}"
         )
         result = tune(faces, probes, recipes, target, halving=bench.halving, tell=tell)
         return result, filtered(faces, probes, result.chosen, bench.seed)
+
+
+def made(bench: Bench, path: Path | None = None) -> tuple[Faces, Probes]:
+    """The generated gallery and its mated probes.
+
+    Args:
+        bench: what to generate.
+        path: file for the vectors, which is then mapped; None to keep them in memory.
+
+    Raises:
+        UsageError: the size is too small.
+    """
+    if bench.size < 100:
+        raise UsageError(f"a gallery of {bench.size} faces shows nothing; at least 100")
+    population = Population(shipped_statistics(bench.dim), bench.seed)
+    faces = _gallery(population, bench.size, path)
+    return faces, _probes(population, faces, min(bench.probes, bench.size))
 
 
 def filtered(faces: Faces, probes: Probes, chosen: Measured, seed: int) -> list[Filtered]:
@@ -160,9 +173,12 @@ def _fields(row: Measured) -> dict[str, object]:
     }
 
 
-def _gallery(population: Population, size: int, path: Path) -> Faces:
-    """One photo of each person, in a mapped file of float16."""
+def _gallery(population: Population, size: int, path: Path | None) -> Faces:
+    """One photo of each person, float16, in a mapped file or in memory."""
     ids: I64 = np.arange(1, size + 1)
+    if path is None:
+        parts = [part.astype(np.float16) for part in population.stream(size)]
+        return Faces(ids, ids, np.concatenate(parts))
     with path.open("wb") as file:
         for part in population.stream(size):
             file.write(part.astype("<f2").data.cast("B"))

@@ -140,7 +140,7 @@ class LiveIndex:
         """
         base, delta = self._state.base, self._state.delta
         if identities is None:
-            new = delta.identities()
+            new = delta.identities
             return base.enrolled + len(new) - int(base.holds(new).sum())
         return int((base.holds(identities) | delta.holds(identities)).sum())
 

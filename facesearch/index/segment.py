@@ -93,16 +93,17 @@ class Faces:
     def _of_identities(self, identity_ids: I64) -> Mask:
         if len(identity_ids) * _LOOKUP_ROWS > len(self):
             return np.isin(self.identity_ids, identity_ids)
-        starts, stops = self.of(identity_ids)
-        counts = stops - starts
-        steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         chosen = np.zeros(len(self), np.bool_)
-        chosen[self.by_identity[np.repeat(starts, counts) + steps]] = True
+        chosen[self.of(identity_ids)[0]] = True
         return chosen
 
-    def of(self, identity_ids: I64) -> tuple[I64, I64]:
-        """Where each identity's rows start and stop in `by_identity`."""
-        return self._first(identity_ids), self._first(identity_ids + 1)
+    def of(self, identity_ids: I64) -> tuple[NDArray[np.uint32], I64]:
+        """The rows of identities, and for each row which of them it belongs to."""
+        starts = self._first(identity_ids)
+        counts = self._first(identity_ids + 1) - starts
+        steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = self.by_identity[np.repeat(starts, counts) + steps]
+        return rows, np.repeat(np.arange(len(identity_ids)), counts)
 
     def _first(self, identity_ids: I64) -> I64:
         """The first place in `by_identity` of an identity not below each: a binary search.
@@ -161,6 +162,7 @@ class Segment:
             rows = rows[self._enrolled[rows]]
         return int(np.count_nonzero(np.diff(self.faces.identity_ids[rows], prepend=-1)))
 
+    @cached_property
     def identities(self) -> I64:
         """The enrolled identities, ascending."""
         ids = self.faces.identity_ids
@@ -168,17 +170,9 @@ class Segment:
 
     def holds(self, identity_ids: I64) -> Mask:
         """Which of these identities have faces that count: bool of the same shape."""
-        starts, stops = self.faces.of(identity_ids)
-        if self._enrolled is None:
-            return stops > starts
-        rows = self.faces.by_identity
-        return np.array(
-            [
-                bool(self._enrolled[rows[start:stop]].any())
-                for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-            ],
-            np.bool_,
-        )
+        rows, owners = self.faces.of(identity_ids)
+        counting = owners if self._enrolled is None else owners[self._enrolled[rows]]
+        return np.bincount(counting, minlength=len(identity_ids)) > 0
 
     def without(self, face_ids: I64) -> Segment:
         """This segment after these faces were removed or superseded; itself if it has none."""

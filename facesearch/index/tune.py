@@ -190,7 +190,7 @@ def tune(
         if len(contenders) <= _SURVIVORS:
             break
         bench = Bench.of(_sample(faces, probes, size), probes)
-        best = [min(_recipe(bench, spec, target, tell), key=_merit) for spec in contenders]
+        best = [_recipe(bench, spec, target, tell, curve=False)[-1] for spec in contenders]
         order = sorted(range(len(contenders)), key=lambda i: _merit(best[i]))
         keep = max(_SURVIVORS, -(-len(contenders) // 2))
         dropped += [best[i] for i in order[keep:]]
@@ -235,27 +235,38 @@ def tune(
 
 
 def _recipe(
-    bench: Bench, spec: IndexSpec, target: Target, tell: Callable[[str], None]
+    bench: Bench,
+    spec: IndexSpec,
+    target: Target,
+    tell: Callable[[str], None],
+    curve: bool = True,
 ) -> list[Measured]:
-    """One recipe, with its parameter raised until the target is met."""
+    """One recipe, with its parameter raised until the target is met.
+
+    Without `curve` only the last value is timed: the first that meets it, or the greatest.
+    """
     rows, dim = bench.faces.vectors.shape
     before = time.perf_counter()
     index = faiss_index.build(np.asarray(bench.faces.vectors, np.float16), spec)
     build_s = time.perf_counter() - before
     size = faiss_index.size(index)
     measured = []
-    for value in _values(index):
+    values = _values(index)
+    for value in values:
         tuned = index.searched_with(value) if value else index
         fetches = [spec.rerank] if spec.parameter == "efSearch" or _lossless(spec) else _RERANKS
         most = min(max(fetches), rows)
         found = measure.places(tuned, bench.probes, bench.truth, most, bench.allowed)
         rerank = _rerank(bench, found, [f for f in fetches if f <= most] or [most], target)
+        enough = _meets(bench, found, rerank, target)
+        if not (enough or curve or value == values[-1]):
+            continue
         segment = Segment(bench.faces, tuned, rerank)
         lost, trials = bench.loss(found, rerank, ~bench.choosing)
         single = measure.latency(segment, bench.probes.vectors[:_TIMED], _SECONDS)
         ram = size / rows + _RESIDENT
         meets = (
-            _meets(bench, found, rerank, target)
+            enough
             and (target.max_memory is None or ram * rows <= target.max_memory)
             and (target.max_latency is None or single.p50 <= target.max_latency)
         )
@@ -280,7 +291,7 @@ def _recipe(
             f"recall {row.recall_at_10:.3f}, {single.p50:.2f} ms, built in {build_s:.1f} s"
         )
         measured.append(row)
-        if _meets(bench, found, rerank, target):
+        if enough:
             break  # a greater value only takes longer
     return measured
 

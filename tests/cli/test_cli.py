@@ -234,6 +234,11 @@ def test_the_index_is_tuned_explained_compacted_and_checked(run: Run, library: P
     assert "Tuned" in out
     assert "perturbed" in out
     assert run("index", "verify", "-L", library)[0] == 0
+    report = library.parent / "report.html"
+    arguments = ("--recipe", "exact", "--json", "--html", report)
+    code, out, _ = run("bench", "search", "-L", library, *arguments)
+    assert (code, loads(out)["filters"]) == (0, [])
+    assert "<svg" in report.read_text()
     (vectors,) = (library / "index").rglob("vectors.f16")
     vectors.write_bytes(vectors.read_bytes()[::-1])
     code, out, _ = run("index", "verify", "-L", library, "--json")

@@ -10,9 +10,13 @@ BENCHMARKS = (
     "cold",
     "detect",
     "lfw",
+    "levers",
     "default_threshold",
     "calibration",
     "probability",
+    "ingest",
+    "gallery",
+    "search",
 )
 
 

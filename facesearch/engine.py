@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from facesearch.identify.query import FaceMatches, Query
     from facesearch.index.live import IndexStatus, LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.index.tune import Target, Tuning
+    from facesearch.indexing import Problem
     from facesearch.ingest.enroll import EnrolReport, Entry
     from facesearch.ingest.report import Report
     from facesearch.ingest.worker import Plan, Worker
@@ -477,8 +479,9 @@ class Engine:
 
         Args:
             collection: name of the collection.
-            recipe: name of a recipe of `indexes/` or path of a recipe file; default from the
-                settings, where "auto" chooses by the number of rows.
+            recipe: name of a recipe of `indexes/` or path of a recipe file; default what
+                `tune_index` chose, else what the settings say. "auto" chooses by the number of
+                rows and forgets what was tuned.
 
         Raises:
             UsageError: no such recipe.
@@ -487,16 +490,132 @@ class Engine:
         """
         from facesearch.index.build import build
         from facesearch.index.spec import choose, load_recipe
+        from facesearch.index.tuned import forget_tuned, read_tuned
 
         found = self.collection(collection)
+        home = self._home(found)
+        if recipe == "auto":
+            forget_tuned(home.directory)
+        tuned = read_tuned(home.directory) if recipe is None else None
         name = recipe or self.settings.index.recipe
         rows = ledger.counts(self.database, found).faces
-        spec = choose(rows, found.contract.dim) if name == "auto" else load_recipe(name)
-        home = self._home(found)
+        if tuned is not None:
+            spec = tuned.spec
+        else:
+            spec = choose(rows, found.contract.dim) if name == "auto" else load_recipe(name)
         people = self._people(found) if home.centred else None
         with feed.snapshot(self.database, found) as (revision, batches):
             build(home, spec, revision, batches, people=people)
         return self.live(found).status()
+
+    def compact_index(self, collection: str = DEFAULT) -> IndexStatus:
+        """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
+
+        Raises:
+            As `build_index`.
+        """
+        status = self.live(self.collection(collection)).status()
+        return self.build_index(collection) if status.delta or status.superseded else status
+
+    def tune_index(
+        self,
+        collection: str = DEFAULT,
+        target: Target | None = None,
+        recipes: Sequence[str] = (),
+        *,
+        publish: bool = True,
+        halving: bool = True,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Tuning:
+        """Find the fastest index that meets a target on the collection's own faces, and build it.
+
+        Args:
+            collection: name of the collection.
+            target: what to meet; default a loss of 0.1 % of the identifications.
+            recipes: names or paths of recipes to try; default all that ship.
+            publish: build the choice and keep it for later builds; else only measure.
+            halving: give up recipes on samples; else build each for all faces.
+            tell: called with a line about each recipe measured.
+
+        Raises:
+            UsageError: nothing meets the target, or nobody is enrolled.
+            As `build_index` otherwise.
+        """
+        import tempfile
+        from datetime import UTC, datetime
+
+        from facesearch import indexing
+        from facesearch.index import spec, tune
+        from facesearch.index.tuned import Tuned, write_tuned
+
+        found = self.collection(collection)
+        tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
+        active = calibrations.active(self.database, found)
+        rule = self._rule(found.contract, self._home(found).centred, calibration=active)
+        threshold = rule(self._templates(found)).threshold.value
+        with tempfile.TemporaryDirectory(prefix="facesearch-tune-") as folder:
+            compared = self.live(found).compared
+            faces = indexing.gallery(self.database, found, Path(folder), compared)
+            faces, probes = indexing.hold_out(faces, threshold)
+            wanted = target or tune.Target()
+            result = tune.tune(faces, probes, tried, wanted, halving=halving, tell=tell)
+        if publish:
+            chosen = result.chosen
+            kept = Tuned(
+                chosen.spec,
+                result.rows,
+                chosen.identification_loss,
+                chosen.loss_interval,
+                result.why,
+                result.origin,
+                datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            write_tuned(self._home(found).directory, kept)
+            self.build_index(collection)
+        return result
+
+    def explain_index(self, collection: str = DEFAULT) -> str:
+        """Why the collection's index is what it is, in words."""
+        from facesearch.index.spec import load_recipe
+        from facesearch.index.tuned import read_tuned
+
+        found = self.collection(collection)
+        index = self.live(found)
+        generation, status = index.generation, index.status()
+        if generation is None:
+            return (
+                f"No index was built: the {status.delta:,} faces are compared one by one, exactly, "
+                "in memory."
+            )
+        spec = generation.manifest.spec
+        lines = [f"{status.rows:,} faces are indexed by '{spec.name}': {spec.summary}"]
+        tuned = read_tuned(self._home(found).directory)
+        if tuned is not None and tuned.spec == spec:
+            lines.append(f"Tuned {tuned.created} among {tuned.rows:,} faces: {tuned.why}.")
+            lines.append(f"Probes: {tuned.probes}.")
+            if status.rows > 4 * tuned.rows:
+                lines.append("The collection has grown more than fourfold since: tune again.")
+        else:
+            lines.append(f"Nothing was tuned. {spec.pays_off}")
+            if spec.name != load_recipe("exact").name:
+                lines.append("`facesearch index tune` measures what it loses on your own faces.")
+        lines.append(
+            f"The best {spec.rerank} faces of a query are scored again exactly; {status.delta:,} "
+            f"newer faces are compared one by one; {status.superseded:,} removed or changed ones "
+            "are masked."
+        )
+        return "\n".join(lines)
+
+    def verify_index(self) -> list[Problem]:
+        """Check every file of the library's indexes against the database.
+
+        Returns:
+            What is not as it should be; empty if all is well.
+        """
+        from facesearch import indexing
+
+        homes = [(c, self._home(c)) for c in self.collections()]
+        return list(indexing.verify(self.database, self.root / "index", homes))
 
     def live(self, collection: Collection) -> LiveIndex:
         """The collection's index, brought up to every row committed before this call.

@@ -21,9 +21,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values",),
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
-    ("library", "faces.extract", "ingest", "identify"),
+    ("library", "faces.extract", "ingest", "identify", "indexing"),
     ("engine",),
-    ("doctor", "evaluate.lfw"),
+    ("doctor", "evaluate.lfw", "evaluate.search", "evaluate.search_report"),
     ("cli",),
 )
 JOINS = LAYERS[4]

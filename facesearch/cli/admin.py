@@ -29,10 +29,93 @@ def index_build(
     """Build the index anew and make it current; searches go on meanwhile."""
     with common.open_engine(library) as engine:
         status = engine.build_index(collection, recipe)
+        words = engine.explain_index(collection)
     if common.wants_json(json):
         emit(status)
     else:
         tell(f"generation {status.generation}: {status.rows} faces, recipe {status.recipe}")
+        tell(words)
+
+
+@index.command("tune")
+def index_tune(
+    library: Library = None,
+    collection: CollectionName = DEFAULT,
+    max_loss: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of identifications lost.")
+    ] = 0.001,
+    recall10: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Least recall of the 10 nearest faces."),
+    ] = None,
+    max_memory: Annotated[
+        float | None, typer.Option(min=0.0, help="Most MiB of memory for the index.")
+    ] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(min=0.0, help="Most milliseconds of a query, median.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Recipe to try, name or path; repeatable.  [default: all that ship]"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure recipes on the collection's own faces, choose the fastest that meets the target."""
+    from facesearch.index.tune import Target
+
+    memory = None if max_memory is None else round(max_memory * 2**20)
+    target = Target(max_loss, recall10, memory, max_latency)
+    with common.open_engine(library) as engine:
+        result = engine.tune_index(collection, target, recipe or (), tell=say)
+    if common.wants_json(json):
+        emit(result)
+    else:
+        common.tuning(result)
+
+
+@index.command("explain")
+def index_explain(
+    library: Library = None, collection: CollectionName = DEFAULT, json: Json = False
+) -> None:
+    """Why the index is what it is, in words."""
+    with common.open_engine(library) as engine:
+        words = engine.explain_index(collection)
+    if common.wants_json(json):
+        emit({"explanation": words})
+    else:
+        tell(words)
+
+
+@index.command("compact")
+def index_compact(
+    library: Library = None, collection: CollectionName = DEFAULT, json: Json = False
+) -> None:
+    """Take in new faces and drop removed ones, at low priority; searches go on meanwhile."""
+    import os
+
+    os.nice(10)
+    with common.open_engine(library) as engine:
+        status = engine.compact_index(collection)
+    if common.wants_json(json):
+        emit(status)
+    else:
+        tell(f"generation {status.generation}: {status.rows} faces, {status.delta} outside it")
+
+
+@index.command("verify")
+def index_verify(library: Library = None, json: Json = False) -> None:
+    """Check every index file against its checksum and the database; exit code 1 on a problem."""
+    with common.open_engine(library) as engine:
+        problems = engine.verify_index()
+    if common.wants_json(json):
+        emit({"ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            tell(f"{problem.path}: {problem.detail}")
+        if not problems:
+            tell("every index file is as the database has it")
+    if problems:
+        raise typer.Exit(1)
 
 
 @index.command("status")

@@ -20,6 +20,7 @@ from facesearch.values import Failure, JSONValue
 
 if TYPE_CHECKING:
     from facesearch.engine import Engine
+    from facesearch.index.tune import Tuning
     from facesearch.ingest.report import Report
 
 EXIT_PARTIAL = 3
@@ -92,6 +93,12 @@ def wants_json(given: bool) -> bool:
 def emit(value: object) -> None:
     """Print a value as one JSON document."""
     sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
+
+
+def emit_line(value: object) -> None:
+    """Print a value as JSON on one line, at once."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def say(text: str) -> None:
@@ -190,6 +197,36 @@ def summary(report: Report) -> str:
         )
         line += f"\npassed over, not photos: {kinds}"
     return line
+
+
+def tuning(result: Tuning) -> None:
+    """Print what a tuning measured, and why it chose what it chose."""
+    columns = ["recipe", "parameters", "loss", "95 %", "recall@10", "p50 ms", "p99 ms"]
+    columns += ["queries/s", "build s", "bytes disk", "bytes RAM", ""]
+    table(
+        f"{result.rows:,} faces of {result.dim} dimensions; {result.origin}",
+        columns,
+        [
+            (
+                row.recipe,
+                ", ".join(f"{key} {value}" for key, value in row.params.items()),
+                f"{row.identification_loss:.2%}",
+                f"{row.loss_interval[0]:.2%} - {row.loss_interval[1]:.2%}",
+                f"{row.recall_at_10:.3f}",
+                f"{row.single_ms.p50:.2f}",
+                f"{row.single_ms.p99:.2f}",
+                f"{row.batch_qps:.0f}",
+                f"{row.build_s:.1f}",
+                f"{row.bytes_per_face_disk:.0f}",
+                f"{row.bytes_per_face_ram:.0f}",
+                "chosen" if row == result.chosen else "Pareto" if row.pareto else "",
+            )
+            for row in result.indexes
+        ],
+    )
+    for row in result.dropped:
+        say(f"given up at {row.rows:,} faces: {row.recipe}, {row.single_ms.p50:.2f} ms")
+    tell(result.why)
 
 
 def say_failure(failure: Failure) -> None:

@@ -12,11 +12,12 @@ import typer
 from facesearch.cli import common
 from facesearch.cli.common import Device, Json, emit, say
 from facesearch.evaluate.bootstrap import tpir_intervals
+from facesearch.store.collections import DEFAULT
 
 if TYPE_CHECKING:
     from facesearch.evaluate.metrics import OpenSet
 
-app = typer.Typer(help="Measure accuracy on labelled photos.")
+app = typer.Typer(help="Measure accuracy on labelled photos, and what indexes lose and cost.")
 
 
 NO_LEVERS = {"embed_mirror": False, "index_centre": False, "identify_template": "best"}
@@ -82,3 +83,78 @@ def _rows(label: str, measured: OpenSet) -> list[tuple[str, str]]:
             for p, (low, high) in zip(measured.points, intervals, strict=True)
         ),
     ]
+
+
+@app.command("search")
+def search(
+    size: Annotated[
+        int | None, typer.Option(min=100, help="Faces to generate; else measure the collection.")
+    ] = None,
+    dim: Annotated[int, typer.Option(min=2, help="Dimensions of generated faces.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated faces.")] = 0,
+    probes: Annotated[int, typer.Option(min=50, help="Generated mated probes.")] = 2000,
+    library: common.Library = None,
+    collection: common.CollectionName = DEFAULT,
+    max_loss: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of identifications lost.")
+    ] = 0.001,
+    recall10: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least recall of the 10 nearest faces.")
+    ] = 0.99,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Recipe to measure, name or path; repeatable.  [default: all]"),
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--every", help="Build every recipe for all faces; give up none on samples."),
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the rows here as CSV.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots here.")] = None,
+    json: Json = False,
+) -> None:
+    """Loss, recall, time and memory of indexes, on generated faces or one's own collection."""
+    from facesearch.evaluate.search import Bench, Filtered, as_csv, bench_search
+    from facesearch.evaluate.search_report import as_html
+    from facesearch.index.spec import load_recipe, recipes
+    from facesearch.index.tune import Target
+
+    target = Target(max_loss, recall10)
+    filters: list[Filtered] = []
+    if size is None:
+        with common.open_engine(library) as engine:
+            result = engine.tune_index(
+                collection, target, recipe or (), publish=False, halving=not every, tell=say
+            )
+    else:
+        tried = [load_recipe(name) for name in recipe or ()] or recipes()
+        wanted = Bench(size, dim, seed, probes, not every)
+        result, filters = bench_search(wanted, tried, target, say)
+    if csv is not None:
+        csv.write_text(as_csv(result), encoding="utf-8")
+    if html is not None:
+        html.write_text(as_html(result), encoding="utf-8")
+    if common.wants_json(json):
+        emit(common.plain(result) | {"filters": common.plain(filters)})
+        return
+    common.tuning(result)
+    for f in filters:
+        common.tell(
+            f"restricted to {f.selectivity:.1%} of the people: loss {f.identification_loss:.2%} of "
+            f"{f.identified}, {f.single_ms:.2f} ms a query"
+        )
+
+
+@app.command("generate")
+def generate(
+    output: Annotated[Path, typer.Argument(help="The .npy file to write, float16.")],
+    size: Annotated[int, typer.Option(min=1, help="Faces, one a person.")],
+    dim: Annotated[int, typer.Option(min=2, help="Dimensions.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
+    photo: Annotated[int, typer.Option(min=0, help="Which photo of each person.")] = 0,
+) -> None:
+    """Write a gallery of generated embeddings, for tests of scale; other photos make its probes."""
+    from facesearch.evaluate.generate import Population, shipped_statistics, write_gallery
+
+    write_gallery(output, Population(shipped_statistics(dim), seed), size, photo)
+    say(f"{output}: {size:,} faces of {dim} dimensions")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facesearch.cli import common
 from facesearch.cli.common import Device, Json, Library, Where, emit, say, tell
+from facesearch.errors import UsageError
 from facesearch.store.collections import DEFAULT
-from facesearch.values import Decision
+from facesearch.values import Decision, Failure
 
 if TYPE_CHECKING:
     from facesearch.engine import Engine
@@ -22,7 +24,9 @@ Top = Annotated[int | None, typer.Option("--top", "-k", min=1, help="Candidates 
 
 
 def identify(
-    photo: Annotated[Path, typer.Argument(help="The probe photo; nothing of it is stored.")],
+    photo: Annotated[
+        Path | None, typer.Argument(help="The probe photo; nothing of it is stored.")
+    ] = None,
     library: Library = None,
     collection: Annotated[
         list[str] | None,
@@ -42,6 +46,12 @@ def identify(
         typer.Option(help="Chance that a face is of somebody enrolled.  [default: 0.5]"),
     ] = None,
     where: Where = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Many probes: a folder, or a file with a path a line; one JSON object a photo."
+        ),
+    ] = None,
     picture: Annotated[
         Path | None,
         typer.Option("--picture", "-o", help="Write the photo with boxes, names and scores here."),
@@ -50,16 +60,22 @@ def identify(
     json: Json = False,
 ) -> None:
     """Who is this? Every face in the photo is answered: a match, or unknown, with candidates."""
+    if (photo is None) == (batch is None) or (batch and picture):
+        raise UsageError("name one photo, or many with --batch, which makes no --picture")
     with common.open_engine(library, embed_device=device) as engine:
-        answer = engine.identify(
-            photo,
-            collection or [DEFAULT],
-            top=top,
-            threshold=threshold,
-            fpir=fpir,
-            prior=prior,
-            where=common.parse_where(where),
-        )
+        asked: Any = {
+            "collection": collection or [DEFAULT],
+            "top": top,
+            "threshold": threshold,
+            "fpir": fpir,
+            "prior": prior,
+            "where": common.parse_where(where),
+        }
+        if photo is None:
+            assert batch is not None
+            _stream(engine.identify_many(probes(batch), **asked))
+            return
+        answer = engine.identify(photo, **asked)
         if picture is not None:
             write_picture(engine, photo, answer, picture)
     for warning in answer.warnings:
@@ -70,6 +86,40 @@ def identify(
         show(answer)
         if picture is not None:
             say(f"picture written to {picture}")
+
+
+def probes(source: Path) -> Iterator[str]:
+    """The photos of a folder, or those named in a file, a path a line.
+
+    Raises:
+        UsageError: there is no such folder or file.
+    """
+    from facesearch.photos.find import Found, find
+
+    if source.is_dir():
+        for item in find([source]):
+            if isinstance(item, Found):
+                yield str(item.path)
+            elif isinstance(item, Failure):
+                common.say_failure(item)
+        return
+    try:
+        lines = source.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as err:
+        raise UsageError(
+            f"{source}: neither a folder nor a list of photos that can be read"
+        ) from err
+    yield from (line for line in lines if line.strip())
+
+
+def _stream(answers: Iterator[Identification | Failure]) -> None:
+    """One JSON object a photo, as soon as it is answered; exit code 3 if some could not be read."""
+    failed = False
+    for answer in answers:
+        failed |= isinstance(answer, Failure)
+        common.emit_line(answer)
+    if failed:
+        raise typer.Exit(common.EXIT_PARTIAL)
 
 
 def search(

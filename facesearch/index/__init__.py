@@ -9,6 +9,9 @@
     generation   a generation on disk -> searchable
     segment      one immutable set of rows: picks exact or FAISS, re-ranks, groups by identity
     live         generation + delta - removed faces = what the store holds now
+    measure      what an index loses and what a query costs
+    tune         recipes x parameters -> the fastest that meets a target
+    tuned        the choice kept beside the generations
 
 The stage never imports the store: rows and changes come in as `values.FaceRows` and
 `values.Changes`.

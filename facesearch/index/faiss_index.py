@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import faiss as _faiss
@@ -36,6 +37,16 @@ _SEED = 1234
 
 _LINK_COST = 3.0
 """A row reached through a graph link, in rows of FAISS's flat scan (measured: it misses caches)."""
+
+_PQ_SCAN_COST, _RABITQ_SCAN_COST = 0.08, 0.5
+"""A row's code compared in SIMD registers, in rows of FAISS's flat scan (measured)."""
+
+_MOST_FETCHED = 8192
+"""Rows fetched at most to find allowed ones among them, where FAISS cannot restrict a search."""
+
+_OPQ_ROUNDS, _OPQ_CODE_ROUNDS, _CODE_BITS = 5, 2, 4
+"""Rounds of OPQ, of k-means in each, and bits of its codes: FAISS's own (50, 40, 8 bits) take
+minutes, and train a rotation for other codes than those that follow."""
 
 VERSION: str = faiss.__version__
 
@@ -64,6 +75,7 @@ class FaissIndex:
         self._memory = memory
         self._spec = spec
         core = faiss.downcast_index(index.index) if _is_transformed(index) else index
+        self._row_cost = _row_cost(core)
         self._lists: int = core.nlist if isinstance(core, faiss.IndexIVF) else 0
         self._links: int = core.hnsw.nb_neighbors(0) if isinstance(core, faiss.IndexHNSW) else 0
         self._selects = not isinstance(core, faiss.IndexPQ | faiss.IndexFastScan)
@@ -77,6 +89,15 @@ class FaissIndex:
         return "nprobe" if self._lists else "efSearch" if self._links else ""
 
     @property
+    def lists(self) -> int:
+        """Number of lists; 0 where there are none."""
+        return self._lists
+
+    def searched_with(self, value: int) -> FaissIndex:
+        """The same index, searched with another value of its parameter."""
+        return FaissIndex(self._index, replace(self._spec, value=value), self._memory)
+
+    @property
     def dim(self) -> int:
         """Dimensions of a vector."""
         return int(self._index.d)
@@ -85,17 +106,17 @@ class FaissIndex:
         """As `VectorIndex.cost`."""
         effort = self._effort(allowed)
         if self._lists:
-            return queries * len(self) * effort / self._lists
+            return queries * len(self) * effort / self._lists * self._row_cost
         if self._links:
             return queries * min(float(len(self)), effort * self._links * _LINK_COST)
-        return float(queries * len(self))
+        return queries * len(self) * self._row_cost
 
     def search(self, queries: F32, k: int, allowed: Mask | None) -> I64:
         """As `VectorIndex.search`.
 
-        Where FAISS cannot restrict a search to some rows (product quantisers without lists), more
-        rows are fetched and those not allowed dropped: then fewer than k may be returned although
-        there are more.
+        Where FAISS cannot restrict a search to some rows (compressed scans without lists), more
+        rows are fetched, `_MOST_FETCHED` at most, and those not allowed dropped: then fewer than k
+        may be returned although there are more.
 
         Raises:
             IndexFileError: FAISS failed.
@@ -105,7 +126,8 @@ class FaissIndex:
             return np.full((len(queries), k), -1, np.int64)
         fetch = min(k, count)
         if not self._selects:
-            fetch = min(len(self), -(-fetch * len(self) // count))
+            wanted = -(-fetch * len(self) // count)
+            fetch = min(len(self), max(fetch, min(wanted, _MOST_FETCHED)))
         with _translated(IndexFileError, "FAISS could not search; rebuild the index"):
             rows: I64 = self._index.search(
                 np.ascontiguousarray(queries, np.float32),
@@ -117,6 +139,8 @@ class FaissIndex:
             rows = np.take_along_axis(
                 np.where(good, rows, -1), np.argsort(~good, axis=1, kind="stable"), axis=1
             )[:, :k]
+        if rows.shape[1] == k:
+            return rows
         return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
 
     def save(self, sink: Sink) -> None:
@@ -172,7 +196,7 @@ def build(
         UsageError: FAISS does not know the factory string, or cannot build it for these rows.
     """
     rows, dim = vectors.shape
-    factory = spec.factory.replace("{lists}", str(spec.lists_for(rows)))
+    factory = spec.factory_for(rows, dim)
     with _translated(UsageError, f"recipe '{spec.name}' ({factory}) cannot be built"):
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         has = FaissIndex(index, spec).parameter
@@ -183,11 +207,26 @@ def build(
         if not index.is_trained:
             wanted = min(rows, spec.train_rows)
             drawn = np.random.default_rng(_SEED).choice(rows, wanted, replace=False)
-            index.train(widen(vectors[np.sort(drawn)]))
+            with _brisk(index):
+                index.train(widen(vectors[np.sort(drawn)]))
         for start in range(0, rows, ADD_ROWS):
             index.add(widen(vectors[start : start + ADD_ROWS]))
             progress(min(start + ADD_ROWS, rows))
     return FaissIndex(index, spec)
+
+
+def size(index: FaissIndex) -> int:
+    """Bytes that `index.save` writes."""
+    counted = 0
+
+    class Counter:
+        def write(self, data: bytes, /) -> int:
+            nonlocal counted
+            counted += len(data)
+            return len(data)
+
+    index.save(Counter())
+    return counted
 
 
 def load(data: mmap.mmap | bytes, spec: IndexSpec) -> FaissIndex:
@@ -207,6 +246,31 @@ def load(data: mmap.mmap | bytes, spec: IndexSpec) -> FaissIndex:
 
 def _is_transformed(index: Any) -> bool:
     return isinstance(index, faiss.IndexPreTransform)
+
+
+def _row_cost(core: Any) -> float:
+    """Cost of comparing one row's code, in rows of FAISS's flat scan."""
+    if isinstance(core, faiss.IndexRaBitQFastScan | faiss.IndexIVFRaBitQFastScan):
+        return _RABITQ_SCAN_COST
+    if isinstance(core, faiss.IndexFastScan | faiss.IndexIVFFastScan):
+        return _PQ_SCAN_COST
+    return 1.0
+
+
+@contextmanager
+def _brisk(index: Any) -> Iterator[None]:
+    """Let OPQ, if the index starts with it, train for the codes that follow, and not for long."""
+    first = faiss.downcast_VectorTransform(index.chain.at(0)) if _is_transformed(index) else None
+    if not isinstance(first, faiss.OPQMatrix):
+        yield
+        return
+    first.niter, first.niter_pq, first.niter_pq_0 = _OPQ_ROUNDS, _OPQ_CODE_ROUNDS, _OPQ_ROUNDS
+    codes = faiss.ProductQuantizer(first.d_out, first.M, _CODE_BITS)
+    first.pq = codes  # FAISS refers to it without owning it
+    try:
+        yield
+    finally:
+        first.pq = None
 
 
 @contextmanager

@@ -173,11 +173,11 @@ class LiveIndex:
         Args:
             identities: (M,) int64, distinct: count only these; None for all.
         """
-        state = self._state
-        base, delta = state.base.identities, state.delta.identities
+        base, delta = self._state.base, self._state.delta
         if identities is None:
-            return len(base) + len(delta) - int(np.isin(delta, base).sum())
-        return int((np.isin(identities, base) | np.isin(identities, delta)).sum())
+            new = delta.identities
+            return base.enrolled + len(new) - int(base.holds(new).sum())
+        return int((base.holds(identities) | delta.holds(identities)).sum())
 
     def apply(self, changes: Changes) -> None:
         """Bring the index to a later revision; does nothing if it is there already.

@@ -24,6 +24,8 @@ FORMAT = 2
 POINTER = "CURRENT"
 MANIFEST = "manifest.json"
 INDEX, VECTORS, FACES, IDENTITIES = "index.faiss", "vectors.f16", "faces.i64", "identities.i64"
+FILES = frozenset({MANIFEST, INDEX, VECTORS, FACES, IDENTITIES})
+"""Every file of a generation."""
 
 
 @dataclass(frozen=True, slots=True)

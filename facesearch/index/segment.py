@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facesearch.index.exact import ExactIndex, Mask, VectorIndex, score, top, top_distinct
 from facesearch.index.keys import EMPTY, best, best_distinct, count, unpack
@@ -29,6 +30,8 @@ _FACES_AN_IDENTITY = 4
 """Rows fetched at first for every identity wanted."""
 _LOOKUP_ROWS = 100
 """Looking up one identity's faces costs about as much as testing this many rows (measured)."""
+_NEAR = 8
+"""Rows grouped first for every identity wanted, of the many fetched."""
 _GROWTH = 8
 _MOST_ROWS = 4096
 
@@ -91,24 +94,36 @@ class Faces:
         if len(identity_ids) * _LOOKUP_ROWS > len(self):
             return np.isin(self.identity_ids, identity_ids)
         chosen = np.zeros(len(self), np.bool_)
-        chosen[self.find_identities(identity_ids)] = True
+        chosen[self.of(identity_ids)[0]] = True
         return chosen
 
-    def find_identities(self, identity_ids: I64) -> I64:
-        """Rows of the faces of these (distinct) identities."""
-        starts, stops = (
-            np.searchsorted(self.identity_ids, identity_ids, side, sorter=self.by_identity)
-            for side in ("left", "right")
-        )
-        counts = stops - starts
+    def of(self, identity_ids: I64) -> tuple[NDArray[np.uint32], I64]:
+        """The rows of identities, and for each row which of them it belongs to."""
+        starts = self._first(identity_ids)
+        counts = self._first(identity_ids + 1) - starts
         steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        found: I64 = self.by_identity[np.repeat(starts, counts) + steps]
-        return found
+        rows = self.by_identity[np.repeat(starts, counts) + steps]
+        return rows, np.repeat(np.arange(len(identity_ids)), counts)
+
+    def _first(self, identity_ids: I64) -> I64:
+        """The first place in `by_identity` of an identity not below each: a binary search.
+
+        `np.searchsorted` would copy its sorter to int64, every time.
+        """
+        low = np.zeros(len(identity_ids), np.int64)
+        high = np.full(len(identity_ids), len(self))
+        while (open_ := low < high).any():
+            middle = (low + high) // 2
+            at = self.by_identity[np.minimum(middle, len(self) - 1)]
+            below = open_ & (self.identity_ids[at] < identity_ids)
+            low = np.where(below, middle + 1, low)
+            high = np.where(open_ & ~below, middle, high)
+        return low
 
     @cached_property
-    def by_identity(self) -> I64:
+    def by_identity(self) -> NDArray[np.uint32]:
         """Rows ordered by identity."""
-        return np.argsort(self.identity_ids, kind="stable")
+        return np.argsort(self.identity_ids, kind="stable").astype(np.uint32)
 
 
 class Segment:
@@ -140,17 +155,28 @@ class Segment:
         return 0 if self._alive is None else len(self) - int(np.count_nonzero(self._alive))
 
     @cached_property
-    def identities(self) -> I64:
-        """The enrolled identities, ascending."""
+    def enrolled(self) -> int:
+        """How many identities have faces that count."""
         rows = self.faces.by_identity
         if self._enrolled is not None:
             rows = rows[self._enrolled[rows]]
-        ordered = self.faces.identity_ids[rows]
-        return ordered[np.flatnonzero(np.diff(ordered, prepend=-1))]
+        return int(np.count_nonzero(np.diff(self.faces.identity_ids[rows], prepend=-1)))
 
-    def rows_of(self, identities: I64) -> I64:
+    @cached_property
+    def identities(self) -> I64:
+        """The enrolled identities, ascending."""
+        ids = self.faces.identity_ids
+        return np.unique(ids if self._enrolled is None else ids[self._enrolled])
+
+    def holds(self, identity_ids: I64) -> Mask:
+        """Which of these identities have faces that count: bool of the same shape."""
+        rows, owners = self.faces.of(identity_ids)
+        counting = owners if self._enrolled is None else owners[self._enrolled[rows]]
+        return np.bincount(counting, minlength=len(identity_ids)) > 0
+
+    def rows_of(self, identities: I64) -> NDArray[np.uint32]:
         """Rows that count of these (distinct) identities."""
-        rows = self.faces.find_identities(identities)
+        rows, _ = self.faces.of(identities)
         return rows if self._alive is None else rows[self._alive[rows]]
 
     def without(self, face_ids: I64) -> Segment:
@@ -190,8 +216,7 @@ class Segment:
         wanted: int | None = None
         while self._worthwhile(len(pending), fetch, available):
             keys = self._fetch(queries[pending], fetch, allowed)
-            groups = identity_ids[np.maximum(unpack(keys)[0], 0)]
-            kept[pending] = best_distinct(keys, groups, k)
+            kept[pending] = self._best_distinct(keys, k)
             pending = pending[count(kept[pending]) < k]
             if len(pending):
                 wanted = self._distinct(allowed, scope) if wanted is None else wanted
@@ -220,8 +245,18 @@ class Segment:
     def _distinct(self, allowed: Mask | None, scope: Scope) -> int:
         """How many identities have allowed rows."""
         if allowed is None or scope.everything:
-            return len(self.identities)
+            return self.enrolled
         return len(np.unique(self.faces.identity_ids[allowed]))
+
+    def _best_distinct(self, keys: I64, k: int) -> I64:
+        """`best_distinct` by identity, looking at the best few first: they mostly suffice."""
+        near = best(keys, _NEAR * k)
+        kept = best_distinct(near, self.faces.identity_ids[np.maximum(unpack(near)[0], 0)], k)
+        few = np.flatnonzero(count(kept) < k) if keys.shape[1] > near.shape[1] else ()
+        if len(few):
+            rows = np.maximum(unpack(keys[few])[0], 0)
+            kept[few] = best_distinct(keys[few], self.faces.identity_ids[rows], k)
+        return kept
 
     def _worthwhile(self, queries: int, fetch: int, available: int) -> bool:
         """Whether to ask the index for `fetch` rows rather than scan all `available` ones."""

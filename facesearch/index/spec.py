@@ -16,12 +16,10 @@ from typing import get_type_hints
 from facesearch.errors import UsageError
 from facesearch.resources import shipped
 
-EXACT_COMPONENTS = 2**29
-"""Rows x dimensions up to which `choose` stays exact: 4.2 million faces of 128 dimensions.
+EXACT_COMPONENTS = 2**24
+"""Rows x dimensions up to which `choose` stays exact: 131,072 faces of 128 dimensions.
 
-An exact query reads 2 GiB then, about 80 ms on one core (18 ms per million x 128 measured), and
-misses nobody. What is much faster misses people: among a million faces HNSW32 at efSearch 128 lost
-28 % of the identifications that exact search made (see `choose` for how that was measured).
+An exact query takes 2.4 ms then on one core (18 ms per million x 128 measured).
 """
 
 POINTS_PER_LIST = 39
@@ -37,7 +35,8 @@ class IndexSpec:
         name: what `--recipe` and the manifest call it.
         summary: one line: what it is.
         pays_off: one line: when to use it, and what it costs in identifications.
-        factory: FAISS index factory string; `{lists}` stands for the number of IVF lists.
+        factory: FAISS index factory string; `{lists}` stands for the number of IVF lists, `{half}`
+            for half the dimensions.
         lists: most IVF lists; 0 where `factory` has none.
         train_rows: most rows trained on, drawn at random; 0 where nothing is trained.
         parameter: FAISS search parameter that trades speed for recall: "efSearch", "nprobe", or ""
@@ -63,6 +62,11 @@ class IndexSpec:
     def lists_for(self, rows: int) -> int:
         """IVF lists for a collection of `rows` faces: `lists`, or fewer if they would starve."""
         return max(1, min(self.lists, rows // POINTS_PER_LIST))
+
+    def factory_for(self, rows: int, dim: int) -> str:
+        """The factory string for `rows` faces of `dim` dimensions."""
+        lists, half = str(self.lists_for(rows)), str(dim // 2)
+        return self.factory.replace("{lists}", lists).replace("{half}", half)
 
     def memory(self, rows: int, dim: int) -> int:
         """Bytes that FAISS's file takes for `rows` faces of `dim` dimensions, approximately."""
@@ -95,15 +99,13 @@ def load_recipe(recipe: str) -> IndexSpec:
 
 
 def choose(rows: int, dim: int) -> IndexSpec:
-    """The recipe used when nobody asked for one: the cheapest that is safe without measuring.
+    """The recipe used when nobody asked for one, and nothing was tuned.
 
-    Exact up to `EXACT_COMPONENTS`. Beyond that lists, a quarter of them searched, which lost 0.6 %
-    of the identifications that exact search made; a graph of the same cost (HNSW32, efSearch 2048)
-    lost 1.5 %, and takes many times longer to build. Measured on the 1,849 enrolled identities and
-    1,200 mated probes of `lfw-dev` among a million vectors drawn from a Gaussian fitted to LFW's
-    embeddings, at the threshold that gives FPIR 1 %. Such distractors are harder than real faces.
+    Exact up to `EXACT_COMPONENTS`. Beyond that a scan of compressed codes whose best 768 are scored
+    exactly: it compares every face, so that it loses hardly anybody whatever the faces are like.
+    `indexes/README.md` has what was measured.
     """
-    return load_recipe("exact" if rows * dim <= EXACT_COMPONENTS else "ivf")
+    return load_recipe("exact" if rows * dim <= EXACT_COMPONENTS else "scan")
 
 
 def parse_recipe(fields: Mapping[str, object], where: str) -> IndexSpec:

@@ -222,3 +222,52 @@ def test_a_file_is_one_file_however_its_path_is_written(
     assert (code, report["unchanged"], report["ingest"]["unchanged"]) == (0, 1, 1)
     code, out, _ = run("-L", library, "--json", "ingest", roundabout.parent)
     assert (code, loads(out)["unchanged"], loads(out)["duplicates"]) == (0, 1, 0)
+
+
+def test_many_probes_are_answered_a_line_each(
+    run: Run, library: Path, demo_photos: Path, tmp_path: Path
+) -> None:
+    folder = demo_photos / "probes"
+    code, out, _ = run("identify", "--batch", folder, "-L", library)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert sorted(Path(a["photo"]).name for a in answers) == sorted(os.listdir(folder))
+    one = answers[0]["photo"]
+    alone = json.loads(run("identify", one, "-L", library, "--json")[1])
+    assert [f["candidates"][0]["name"] for f in alone["faces"]] == [
+        f["candidates"][0]["name"] for f in answers[0]["faces"]
+    ]
+
+    (tmp_path / "bad.jpg").write_bytes(b"not a photo")
+    (tmp_path / "list.txt").write_text(f"{one}\n\n{tmp_path / 'bad.jpg'}\n")
+    code, out, _ = run("identify", "--batch", tmp_path / "list.txt", "-L", library)
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert (code, first["photo"]) == (common.EXIT_PARTIAL, one)
+    assert second["reason"]
+
+    for wrong in (["--batch", tmp_path / "none"], [], [one, "--batch", folder]):
+        code, out, err = run("identify", *wrong, "-L", library)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_the_index_is_tuned_explained_compacted_and_checked(run: Run, library: Path) -> None:
+    code, out, _ = run("index", "compact", "-L", library, "--json")
+    assert (code, loads(out)["delta"]) == (0, 0)
+    code, out, _ = run("index", "tune", "-L", library, "--recipe", "exact", "--json")
+    assert code == 0
+    assert loads(out)["chosen"]["recipe"] == "exact"
+    code, out, _ = run("index", "explain", "-L", library)
+    assert code == 0
+    assert "Tuned" in out
+    assert "perturbed" in out
+    assert run("index", "verify", "-L", library)[0] == 0
+    report = library.parent / "report.html"
+    arguments = ("--recipe", "exact", "--json", "--html", report)
+    code, out, _ = run("bench", "search", "-L", library, *arguments)
+    assert (code, loads(out)["filters"]) == (0, [])
+    assert "<svg" in report.read_text()
+    (vectors,) = (library / "index").rglob("vectors.f16")
+    vectors.write_bytes(vectors.read_bytes()[::-1])
+    code, out, _ = run("index", "verify", "-L", library, "--json")
+    assert (code, loads(out)["ok"]) == (1, False)
+    assert "checksum" in loads(out)["problems"][0]["detail"]

@@ -25,7 +25,7 @@ from facesearch.errors import UsageError
 from facesearch.library import Library
 from facesearch.store import calibrations, collections, feed, gallery, jobs, ledger, presence
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import Failure, Identity, JSONValue, ModelContract
+from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue, ModelContract
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -204,12 +204,12 @@ class Engine:
             UsageError: the folder has no people in it.
             As `ingest` otherwise.
         """
-        from facesearch.ingest.enroll import enroll
+        from facesearch.ingest.enroll import enroll, read_entries
 
         ignored: dict[str, int] = {}
         entries: Iterable[Entry]
         if isinstance(source, str | os.PathLike):
-            entries = _entries(Path(source), ignored)
+            entries = read_entries(Path(source), ignored)
         else:
             entries = source
         from facesearch.ingest.job import job
@@ -283,7 +283,24 @@ class Engine:
         A photo that cannot be read gives a `Failure` in its place.
         """
         query = self._query(collection, top, threshold, fpir, prior, where)
+        answers = query.stream(photos, self.extract, self.threads)
+        return (answer if isinstance(answer, Failure) else answer[0] for answer in answers)
+
+    def identify_embedded(
+        self,
+        photos: Iterable[str | os.PathLike[str]],
+        collection: str | Sequence[str] = DEFAULT,
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+    ) -> Iterator[tuple[Identification, Embeddings] | Failure]:
+        """`identify_many`, each answer with the embeddings of the probe's faces, in their order."""
+        query = self._query(collection, top, threshold, None, None, None)
         return query.stream(photos, self.extract, self.threads)
+
+    def compared(self, vectors: F32, collection: str = DEFAULT) -> F32:
+        """Embeddings as a collection's index compares them: centred, where it is."""
+        return self.live(self.collection(collection)).compared(vectors)
 
     def search(
         self,
@@ -311,7 +328,8 @@ class Engine:
     ) -> Comparison:
         """Compare two photos: every face of one with every face of the other.
 
-        Scores are those that `identify` gives with one of the faces enrolled, alone.
+        Scores are those of a library in which nobody is enrolled yet: `identify` centres on the
+        people of the collection and so gives slightly other ones.
 
         Args:
             a: a photo's path.
@@ -388,6 +406,7 @@ class Engine:
         from facesearch.identify import labelled
         from facesearch.identify.judge import scores_key
         from facesearch.identify.learn import learn
+        from facesearch.ingest.enroll import read_entries
 
         found = self.collection(collection)
         size = self._templates(found) if gallery_size is None else gallery_size
@@ -397,7 +416,7 @@ class Engine:
         else:
             if isinstance(source, str | os.PathLike):
                 described = os.path.abspath(os.fspath(source))
-                entries = _entries(Path(source), {})
+                entries = read_entries(Path(source), {})
             else:
                 described, entries = "the caller's list", source
             embedder = self.embedder_of(found)
@@ -989,20 +1008,6 @@ def _member(
 def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
     """Sources as absolute paths."""
     return [os.path.abspath(os.fspath(source)) for source in sources]
-
-
-def _entries(source: Path, ignored: dict[str, int]) -> Iterable[Entry]:
-    """The labelled photos of a folder of folders, or of a manifest, which is checked at once."""
-    from facesearch.ingest.enroll import from_folders, from_manifest
-
-    if source.is_dir():
-        return from_folders(source, ignored)
-    if source.suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
-        return list(from_manifest(source))
-    raise UsageError(
-        f"{source}: neither a folder of folders NAME/*.jpg nor a .csv or .jsonl list "
-        "(one photo is enrolled with --name)"
-    )
 
 
 def _walk(found: Iterable[Found | Ignored | Failure], report: Report) -> Iterator[str | Failure]:

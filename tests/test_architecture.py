@@ -23,7 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("photos", "faces", "index", "store", "evaluate"),
     ("library", "faces.extract", "ingest", "identify", "indexing"),
     ("engine",),
-    ("doctor", "evaluate.lfw", "evaluate.search", "evaluate.search_report"),
+    ("doctor", "evaluate.lfw", "evaluate.run", "evaluate.search", "evaluate.search_report"),
+    ("evaluate.pictures",),
     ("cli",),
 )
 JOINS = LAYERS[4]

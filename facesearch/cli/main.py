@@ -72,6 +72,7 @@ app.add_typer(admin.db, name="db", no_args_is_help=True)
 app.add_typer(admin.models, name="models", no_args_is_help=True)
 app.command()(admin.stats)
 app.command()(admin.doctor)
+app.command()(evaluate.evaluate)
 app.add_typer(evaluate.app, name="bench", no_args_is_help=True)
 app.command()(demo.demo)
 

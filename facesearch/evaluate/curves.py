@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.errors import UsageError
-from facesearch.evaluate.metrics import SearchScores, fnir, threshold_at_fpir
+from facesearch.evaluate.metrics import Scores, SearchScores, fnir, threshold_at_fpir
 from facesearch.values import F32
 
 F64 = NDArray[np.float64]
-Scores = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def det(scores: SearchScores, rank: int = 1) -> Curve:
         rank: R; a mated probe answered by its identity further down counts as missed.
     """
     within = (scores.mated_ranks >= 1) & (scores.mated_ranks <= rank)
-    own = np.where(within, scores.mated_scores, np.float32(-np.inf))
+    own = np.where(within, scores.mated_scores, -np.inf)
     return _curve(own, scores.nonmated_scores)
 
 

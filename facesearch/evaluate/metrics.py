@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.errors import UsageError
-from facesearch.values import F32, I64
+from facesearch.values import I64
+
+Scores = NDArray[np.floating]
 
 FPIRS = (0.1, 0.03, 0.01)
 """The false-positive identification rates reported unless others are asked for."""
@@ -53,9 +55,10 @@ class SearchScores:
         gallery: N, number of enrolled identities.
         mated_ranks: (M,) int64 rank of each mated probe's own identity in its candidate list, from
             1; 0 where it is not on the list or no face was found.
-        mated_scores: (M,) float32 score of that candidate; -inf where the rank is 0.
-        nonmated_scores: (K,) float32 best score of each non-mated probe; -inf where there is no
-            candidate or no face was found.
+        mated_scores: (M,) score of that candidate; -inf where the rank is 0. The engine's are
+            float32; those of other systems may be float64.
+        nonmated_scores: (K,) best score of each non-mated probe; -inf where there is no candidate
+            or no face was found.
         mated_undetected: mated probes in which no face was found.
         nonmated_undetected: non-mated probes in which no face was found.
         mated_people: (M,) int64 number of the person each mated probe shows, for resampling; None
@@ -65,8 +68,8 @@ class SearchScores:
 
     gallery: int
     mated_ranks: I64
-    mated_scores: F32
-    nonmated_scores: F32
+    mated_scores: Scores
+    nonmated_scores: Scores
     mated_undetected: int = 0
     nonmated_undetected: int = 0
     mated_people: I64 | None = None
@@ -170,15 +173,16 @@ def best_threshold(scores: NDArray[np.floating], same: NDArray[np.bool_]) -> flo
     return float((values[best - 1] + values[best]) / 2)
 
 
-def threshold_at_fpir(nonmated_scores: F32, fpir: float) -> float:
-    """The smallest float32 T with FPIR(N, T) <= fpir on these probes.
+def threshold_at_fpir(nonmated_scores: Scores, fpir: float) -> float:
+    """The smallest T with FPIR(N, T) <= fpir on these probes, to the precision of the scores.
 
     With K probes, `a` the largest whole number with a / K <= fpir, and s the (a + 1)-th largest
-    score, T is the float32 just above s: at most `a` probes score T or more, however many tie at
-    s, and any smaller T lets more than `a` through. T is -inf if fpir is 1.
+    score, T is the number just above s, float32 or float64 as they are: at most `a` probes score T
+    or more, however many tie at s, and any smaller T lets more than `a` through. T is -inf if fpir
+    is 1.
 
     Args:
-        nonmated_scores: (K,) float32 best score of each non-mated probe, -inf for none.
+        nonmated_scores: (K,) best score of each non-mated probe, -inf for none.
         fpir: 0..1.
 
     Raises:
@@ -193,7 +197,7 @@ def threshold_at_fpir(nonmated_scores: F32, fpir: float) -> float:
     if allowed == count:
         return float("-inf")
     kth = np.partition(nonmated_scores, count - 1 - allowed)[count - 1 - allowed]
-    return float(np.nextafter(np.float32(kth), np.float32(np.inf)))
+    return float(np.nextafter(kth, np.inf, dtype=nonmated_scores.dtype))
 
 
 def fnir(scores: SearchScores, rank: int, threshold: float) -> float:

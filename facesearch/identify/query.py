@@ -23,7 +23,7 @@ from facesearch.store import gallery
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
 from facesearch.store.gallery import FaceRecord
-from facesearch.values import Failure, Identity, JSONValue
+from facesearch.values import Embeddings, Failure, Identity, JSONValue
 
 BATCH_PHOTOS = 64
 """Probe photos embedded and searched together by `Query.stream`."""
@@ -78,6 +78,12 @@ class Query:
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
+        return [identification for identification, _ in self.identify_embedded(extractions)]
+
+    def identify_embedded(
+        self, extractions: Sequence[Extraction]
+    ) -> list[tuple[Identification, Embeddings]]:
+        """`identify`, each answer with the embeddings of its faces."""
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
         vectors = np.concatenate([e.vectors for e in embedded])
         found, identities, faces_enrolled = [], 0, 0
@@ -110,17 +116,16 @@ class Query:
             parts = [part.rows(rows) for part in found]
             faces = answer(extraction.detections, embeddings, parts, judgement, self.top)
             main = principal(extraction.detections, extraction.size) if faces else None
-            answers.append(
-                Identification(
-                    extraction.name,
-                    extraction.size,
-                    identities,
-                    faces_enrolled,
-                    faces,
-                    main,
-                    judgement.warnings,
-                )
+            identification = Identification(
+                extraction.name,
+                extraction.size,
+                identities,
+                faces_enrolled,
+                faces,
+                main,
+                judgement.warnings,
             )
+            answers.append((identification, embeddings))
         return answers
 
     def faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
@@ -152,8 +157,11 @@ class Query:
         photos: Iterable[str | os.PathLike[str]],
         extract: Callable[[str], Extraction],
         threads: int,
-    ) -> Iterator[Identification | Failure]:
-        """`identify` over many photos in order: extracted on threads, searched in batches."""
+    ) -> Iterator[tuple[Identification, Embeddings] | Failure]:
+        """`identify_embedded` over many photos in order: extracted on threads, searched in batches.
+
+        A photo that cannot be read gives a `Failure` in its place.
+        """
 
         def one(photo: str | os.PathLike[str]) -> Extraction | Failure:
             path = os.path.abspath(os.fspath(photo))
@@ -166,7 +174,7 @@ class Query:
             items = bounded_map(pool, one, photos, 2 * BATCH_PHOTOS)
             while chunk := list(islice(items, BATCH_PHOTOS)):
                 read = [item for item in chunk if not isinstance(item, Failure)]
-                answers = iter(self.identify(read) if read else [])
+                answers = iter(self.identify_embedded(read) if read else [])
                 yield from (item if isinstance(item, Failure) else next(answers) for item in chunk)
 
     def _allowed(self, collection: Collection) -> NDArray[np.int64] | None:

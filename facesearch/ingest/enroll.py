@@ -174,6 +174,27 @@ def choose(faces: StoredFaces, wanted: FaceChoice) -> int | str:
     return principal(faces.detections, faces.size)
 
 
+def read_entries(source: Path, ignored: dict[str, int]) -> Iterable[Entry]:
+    """The labelled photos of a folder of folders, or of a manifest, which is checked at once.
+
+    Args:
+        source: the folder, or the .csv or .jsonl file.
+        ignored: counts of files passed over in folders, by suffix, are added to it.
+
+    Raises:
+        UsageError: it is neither.
+        ManifestError: the manifest is malformed.
+    """
+    if source.is_dir():
+        return from_folders(source, ignored)
+    if source.suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
+        return list(from_manifest(source))
+    raise UsageError(
+        f"{source}: neither a folder of folders NAME/*.jpg nor a .csv or .jsonl list "
+        "(one photo is enrolled with --name)"
+    )
+
+
 def from_folders(root: Path, ignored: dict[str, int]) -> Iterator[Entry]:
     """Entries from `root/NAME/...photos`: the name of the folder is the name of the person.
 

@@ -38,7 +38,7 @@ def test_photos_as_identify_scores_them(tmp_path: Path, demo_photos: Path) -> No
     assert [p.decision for p in answer.pairs] == [Decision.MATCH, Decision.BELOW, Decision.BELOW]
     for pair in answer.pairs:
         scores = {c.name: c.score for c in identified.faces[pair.a].candidates}
-        assert pair.cosine == pytest.approx(scores["Emmanuel_Macron"], abs=0.02)  # float16 stored
+        assert pair.cosine == pytest.approx(scores["Emmanuel_Macron"], abs=0.05)  # another mean
     pixels = np.asarray(Image.open(picture))
     assert pixels.shape == (3 * (112 + 2 * GAP), 2 * 112 + 3 * GAP, 3)
     assert tuple(pixels[0, 0, ::-1]) == MATCH_COLOUR

@@ -26,7 +26,7 @@ def test_lfw(eval_data: Path, tmp_path: Path) -> None:
     assert tpir[0.01] >= 0.968
     assert tpir[0.1] >= 0.983
     several = {point.target: point.tpir for point in result.open_set_3.points}
-    assert several[0.01] >= 0.988
+    assert several[0.01] >= 0.986
     assert several[0.1] >= 0.992
 
 

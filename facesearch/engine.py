@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -106,6 +107,7 @@ class Engine:
         sources: Iterable[str | os.PathLike[str]],
         collection: str = DEFAULT,
         *,
+        listed: Iterable[str] = (),
         retry_failed: bool = False,
         progress: Callable[[Report], None] = lambda report: None,
     ) -> Report:
@@ -115,8 +117,10 @@ class Engine:
         collection is created, pinned to the model in the settings, if it does not exist.
 
         Args:
-            sources: files and folders (walked recursively).
+            sources: files, folders (walked recursively), zip and tar archives, members of them
+                (`a.zip!/b.jpg`) and patterns (`2019/**/*.jpg`).
             collection: name of the collection.
+            listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
             progress: called with the report so far after every batch.
 
@@ -127,13 +131,14 @@ class Engine:
                 to go on.
         """
         from facesearch.ingest.worker import Plan, Report
-        from facesearch.photos.find import find
+        from facesearch.photos.find import find, find_listed
 
         worker = self._worker(collection, progress)
         report = Report()
         paths = [Path(source).absolute() for source in sources]
         ledger.forget_unreachable(self.database, worker.collection, [str(p) for p in paths])
-        worker.run(_walk(find(paths), report), report, Plan(retry_failed=retry_failed))
+        found = chain(find(paths), find_listed(listed))
+        worker.run(_walk(found, report), report, Plan(retry_failed=retry_failed))
         self._rebuild_if_due(worker.collection)
         return report
 
@@ -580,9 +585,9 @@ class Engine:
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
-        from facesearch.photos.read import read_bytes
+        from facesearch.photos.place import read_place
 
-        data = read_bytes(path, self.settings.photos)
+        data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
         return sha256 if known(sha256) else self.extractor(data, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from facesearch.ingest.worker import Report
 
+STDIN = Path("-")
+
 
 def init(library: Library = None, json: Json = False) -> None:
     """Create a library: a directory for the database, the indexes, the models and the settings."""
@@ -30,7 +33,22 @@ def init(library: Library = None, json: Json = False) -> None:
 
 
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Photos, folders, zip and tar archives, patterns in quotes ('2019/**/*.jpg'); "
+            "- for a list of paths on stdin."
+        ),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="A list of paths: one a line, or separated by NUL; or the column 'path' of a .csv "
+            "or .jsonl file. - for stdin.",
+        ),
+    ] = None,
     library: Library = None,
     collection: CollectionName = DEFAULT,
     retry_failed: Annotated[
@@ -45,16 +63,28 @@ def ingest(
 ) -> None:
     """Find every face in photos and store it. Run it again after a crash: it goes on.
 
+    Archives are read where they are; a photo in one is named a.zip!/b.jpg, here and everywhere.
+
     Bad files are recorded with a reason (see 'failures') and the rest goes on; then the exit code
     is 3.
     """
+    from facesearch.ingest.listed import paths_from
+
+    named = [source for source in sources or () if source != STDIN]
+    lists = [STDIN] * (len(named) < len(sources or ())) + ([from_] if from_ else [])
+    if not named and not lists:
+        raise UsageError("name photos or folders to ingest, or a list of paths with --from")
     with common.open_engine(
         library, embed_model=model, embed_device=device, detect_min_face=min_face
     ) as engine:
         try:
             with LiveLine("ingest") as progress:
                 report = engine.ingest(
-                    sources, collection, retry_failed=retry_failed, progress=progress
+                    named,
+                    collection,
+                    listed=chain.from_iterable(map(paths_from, lists)),
+                    retry_failed=retry_failed,
+                    progress=progress,
                 )
         except KeyboardInterrupt as err:
             say("stopped; what was read is stored. Run the same command again to go on.")

@@ -199,10 +199,18 @@ def from_manifest(path: Path) -> Iterator[Entry]:
     Raises:
         ManifestError: the file cannot be read or a line is malformed; the message names the line.
     """
-    lines = _jsonl(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else _csv(path)
     base = path.resolve().parent
-    for number, fields in lines:
+    for number, fields in rows(path):
         yield _entry(fields, base, f"{path}:{number}")
+
+
+def rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """The rows of a CSV (with a header) or JSONL file, each with its line; empty fields left out.
+
+    Raises:
+        ManifestError: the file cannot be read or a line is malformed.
+    """
+    return _jsonl(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else _csv(path)
 
 
 _COLUMNS = {"path", "identity", "external_id", "metadata", "face", "x", "y"}

@@ -8,7 +8,6 @@ transaction of the ledger: kill the process at any instant, run it again, and it
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from typing import Protocol, TypeVar
 from facesearch.errors import FacesearchError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction
+from facesearch.photos import place
 from facesearch.store import ledger
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -254,9 +254,6 @@ def _stamp(path: str | Failure) -> FileStamp | Failed:
     if isinstance(path, Failure):
         return Failed(FileStamp(path.path, 0, 0), Reason(path.reason), path.detail)
     try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        return Failed(FileStamp(path, 0, 0), Reason.MISSING, "no such file")
-    except OSError as err:
-        return Failed(FileStamp(path, 0, 0), Reason.UNREADABLE, err.strerror or str(err))
-    return FileStamp(path, info.st_size, info.st_mtime_ns)
+        return FileStamp(path, *place.stamp(path))
+    except PhotoError as err:
+        return Failed(FileStamp(path, 0, 0), err.reason, err.detail)

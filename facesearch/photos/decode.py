@@ -55,28 +55,26 @@ from facesearch.errors import PhotoError, Reason
 from facesearch.photos.formats import Format, Refusal
 from facesearch.photos.headers import read_header
 from facesearch.photos.pixels import decode_pixels
-from facesearch.photos.read import read_bytes
+from facesearch.photos.place import read_place
 from facesearch.settings import PhotoLimits
 from facesearch.values import Photo, Pixels
-
-__all__ = ["decode", "read_bytes", "read_photo"]
 
 
 def read_photo(
     path: str | os.PathLike[str], limits: PhotoLimits | None = None, wanted: int | None = None
 ) -> Photo:
-    """Read and decode one photo file.
+    """Read and decode one photo.
 
     Args:
-        path: the file.
+        path: a file, or a member of an archive (see `photos.place`).
         limits: what it may cost; None for the defaults.
         wanted: as for `decode`.
 
     Raises:
-        PhotoError: see `read_bytes` and `decode`.
+        PhotoError: see `read_place` and `decode`.
     """
     limits = limits or PhotoLimits()
-    return decode(read_bytes(path, limits), os.fspath(path), limits, wanted)
+    return decode(read_place(path, limits), os.fspath(path), limits, wanted)
 
 
 def decode(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = None) -> Photo:

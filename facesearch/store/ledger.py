@@ -176,18 +176,19 @@ def failures(database: Database, collection: Collection | None = None) -> Iterat
 def forget_unreachable(
     database: Database, collection: Collection, sources: SizedIterable[str]
 ) -> None:
-    """Drop failures to reach things at or under `sources` (absolute paths) before a new walk.
+    """Drop failures to reach or list things at or under `sources` (absolute paths) before a walk.
 
     The walk records anew what still cannot be reached; what is reachable again, or no longer there,
     must not stay listed.
     """
-    roots = tuple(source.rstrip("/") + "/" for source in sources)
+    roots = tuple(source.rstrip("/") + end for source in sources for end in ("/", "!/"))
     with database.write() as connection:
         rows = connection.execute(
             select(FileRow.id, FileRow.path).where(
                 FileRow.collection_id == collection.id,
                 FileRow.state == FAILED,
-                FileRow.reason.in_([Reason.MISSING.value, Reason.UNREADABLE.value]),
+                FileRow.reason.in_([Reason.MISSING.value, Reason.UNREADABLE.value])
+                | ((FileRow.size == 0) & (FileRow.mtime_ns == 0)),
             )
         ).all()
         for row_id, path in rows:

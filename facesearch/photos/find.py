@@ -7,6 +7,7 @@ the largest zip or tar archive.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -134,8 +135,8 @@ _TOKEN = re.compile(r"\[!?\]?[^]]*\]|.", re.DOTALL)
 
 def _token(match: re.Match[str]) -> str:
     token = match[0]
-    if len(token) > 1:
-        return "[^" + token[2:] if token.startswith("[!") else token
+    if len(token) > 1:  # a set of characters
+        return fnmatch.translate(token).removeprefix("(?s:")[: -len(r")\Z")]
     return {"*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token))
 
 

@@ -201,7 +201,7 @@ def _translated(err: Exception, where: str) -> PhotoError:
         detail = f"unpacks to more than {MOST_RATIO} times its size; not read further"
         return PhotoError(Reason.TOO_MANY_BYTES, where, detail)
     words = str(err) or type(err).__name__
-    early = ("end of data", "end-of-stream", "truncated")
+    early = ("end of data", "end-of-stream", "truncated", "empty header")
     if isinstance(err, EOFError) or any(text in words for text in early):
         return PhotoError(Reason.TRUNCATED, where, "the archive ends early; fetch it again")
     return PhotoError(Reason.CORRUPT, where, f"damaged, or no tar archive ({words})")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from facesearch import library
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery, ledger
+from facesearch.store import calibrations, collections, feed, gallery, ledger, rejections
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import Failure, Identity, JSONValue
 
@@ -431,6 +431,11 @@ class Engine:
         """How much a collection, or the whole library, holds."""
         return ledger.counts(self.database, self.collection(collection) if collection else None)
 
+    def rejected(self, collection: str | None = None) -> Iterator[rejections.Rejection]:
+        """Every face that was found and, by the policy at ingestion, not stored."""
+        found = self.collection(collection) if collection else None
+        return rejections.rejections(self.database, found)
+
     def failures(self, collection: str | None = None) -> Iterator[Failure]:
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
@@ -450,9 +455,15 @@ class Engine:
     @cached_property
     def extractor(self) -> Extractor:
         """Decode, detect, align: file bytes to aligned faces."""
+        from dataclasses import replace
+
         from facesearch.faces.extract import Extractor
 
-        return Extractor(self.settings.detect, self.settings.photos)
+        # a face that the policy stores must be found to begin with
+        detect, least = self.settings.detect, self.settings.ingest.min_face
+        if least:
+            detect = replace(detect, min_face=min(detect.min_face, least))
+        return Extractor(detect, self.settings.photos)
 
     def embedder(self, model: str | None = None) -> Embedder:
         """The embedder of that registry name, by default the one in the settings; loaded once.
@@ -509,6 +520,7 @@ class Engine:
             self.build_index(collection.name)
 
     def _worker(self, collection: str, progress: Callable[[Report], None]) -> Worker:
+        from facesearch.ingest.gate import Gate
         from facesearch.ingest.worker import Worker
 
         known = {c.name: c for c in self.collections()}
@@ -523,6 +535,7 @@ class Engine:
             self._extract,
             embedder,
             self.threads,
+            Gate(self.settings.ingest.min_quality, self.settings.ingest.min_face),
             progress,
         )
 
@@ -570,6 +583,7 @@ class Engine:
             judge=rule,
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
+            min_quality=settings.min_quality,
         )
 
     def _enrolled_faces(

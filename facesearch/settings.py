@@ -72,6 +72,19 @@ class EmbedSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """Which faces are stored; the others are recorded as rejected.
+
+    Attributes:
+        min_quality: least quality, 0 to 1 (see docs/quality.md).
+        min_face: least shorter side of a face, pixels of the original photo.
+    """
+
+    min_quality: float = 0.0
+    min_face: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class IndexSettings:
     """How the index is built.
 
@@ -94,12 +107,14 @@ class IdentifySettings:
         threshold: a fixed cosine threshold instead; None to use the measured default.
         top: candidates a probe face.
         prior: chance that a probe shows somebody enrolled, for the chance of a false match.
+        min_quality: quality below which a probe face is not given a name (see docs/quality.md).
     """
 
     fpir: float = 0.01
     threshold: float | None = None
     top: int = 5
     prior: float = 0.5
+    min_quality: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +135,7 @@ class Settings:
     photos: PhotoLimits = field(default_factory=PhotoLimits)
     detect: DetectSpec = field(default_factory=DetectSpec)
     embed: EmbedSpec = field(default_factory=EmbedSpec)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     identify: IdentifySettings = field(default_factory=IdentifySettings)
     store: StoreSettings = field(default_factory=StoreSettings)

@@ -171,6 +171,8 @@ def summary(report: Report) -> str:
         f"{report.no_face} without a face",
         f"{report.failed} failed",
     ]
+    if report.rejected:
+        parts.append(f"{report.rejected} faces rejected (facesearch rejected)")
     if report.failed_before:
         parts.append(f"{report.failed_before} failed earlier (--retry-failed tries them again)")
     line = ", ".join(parts) + f" in {report.seconds:.1f} s ({rate:.0f} files/s)"

@@ -55,7 +55,12 @@ def ingest(
         bool, typer.Option(help="Try files again whose content could not be read.")
     ] = False,
     min_face: Annotated[
-        float | None, typer.Option(help="Smallest face kept, in pixels of the photo.")
+        float | None,
+        typer.Option(help="Least shorter side of a face stored, in pixels; others are rejected."),
+    ] = None,
+    min_quality: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Least quality of a face stored; others are rejected."),
     ] = None,
     model: Model = None,
     device: Device = None,
@@ -75,7 +80,11 @@ def ingest(
     if not named and not lists:
         raise UsageError("name photos or folders to ingest, or a list of paths with --from")
     with common.open_engine(
-        library, embed_model=model, embed_device=device, detect_min_face=min_face
+        library,
+        embed_model=model,
+        embed_device=device,
+        ingest_min_face=min_face,
+        ingest_min_quality=min_quality,
     ) as engine:
         try:
             with LiveLine("ingest") as progress:
@@ -174,6 +183,25 @@ def failures(
     else:
         rows = [(f.path, f.reason, f.detail, f.attempts) for f in found]
         common.table("", ["file", "reason", "detail", "attempts"], rows)
+
+
+def rejected(
+    library: Library = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Only this collection.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the faces that were found but not stored, being too small or too poor."""
+    with common.open_engine(library) as engine:
+        found = list(engine.rejected(collection))
+    if common.wants_json(json):
+        emit({"rejected": found})
+    elif not found:
+        tell("no rejected faces")
+    else:
+        rows = [(f.photo, f"#{f.ordinal}", f"{f.quality:.2f}", f.reason) for f in found]
+        common.table("", ["photo", "face", "quality", "reason"], rows)
 
 
 class LiveLine:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.faces.align import align, to_crops
 from facesearch.faces.detect import Detector
+from facesearch.faces.quality import Measures, measure
 from facesearch.photos.decode import decode
 from facesearch.settings import DetectSpec, PhotoLimits
-from facesearch.values import Crops, Detections, Photo
+from facesearch.values import Crops, Detections, Photo, PhotoFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Extraction:
         size: (width, height) of the upright original in pixels.
         detections: N faces, in pixels of the upright original.
         crops: the same N faces, aligned.
+        measures: what quality is made of, of the same faces.
+        facts: what else the photo says.
     """
 
     name: str
@@ -32,6 +35,8 @@ class Extraction:
     size: tuple[int, int]
     detections: Detections
     crops: Crops
+    measures: Measures
+    facts: PhotoFacts = field(default_factory=PhotoFacts)
 
 
 class Extractor:
@@ -67,8 +72,14 @@ class Extractor:
         wanted = finer(photo, detections)
         if wanted is not None:
             photo = decode(data, name, self._limits, wanted)
+        crops = align(photo, detections)
         return Extraction(
-            name, photo.sha256, photo.original_size, detections, align(photo, detections)
+            name,
+            photo.sha256,
+            photo.original_size,
+            detections,
+            crops,
+            measure(crops, detections),
         )
 
 

@@ -26,7 +26,7 @@ from facesearch.values import Failure, JSONValue
 BATCH = 256
 """Entries enrolled in one transaction."""
 
-NO_FACE, NO_SUCH_FACE, CONFLICT = "no_face", "no_such_face", "conflict"
+NO_FACE, NO_SUCH_FACE, CONFLICT, REJECTED = "no_face", "no_such_face", "conflict", "rejected"
 """Reasons why a photo that could be read was not enrolled."""
 
 
@@ -117,6 +117,10 @@ def _assign(worker: Worker, chunk: Sequence[Entry], report: EnrolReport, move: b
             report.not_enrolled.append(Failure(entry.path, row, detail))
             continue
         face_id = int(faces.face_ids[row])
+        if not face_id:
+            detail = "its face was rejected as too small or too poor; see 'facesearch rejected'"
+            report.not_enrolled.append(Failure(entry.path, REJECTED, detail))
+            continue
         if chosen.setdefault(face_id, entry.person) != entry.person:
             detail = f"two entries claim this face: {chosen[face_id].name}, {entry.person.name}"
             report.not_enrolled.append(Failure(entry.path, CONFLICT, detail))
@@ -156,7 +160,8 @@ def choose(faces: StoredFaces, wanted: FaceChoice) -> int | str:
     if n == 0:
         return NO_FACE
     if wanted.ordinal is not None:
-        return wanted.ordinal if 0 <= wanted.ordinal < n else NO_SUCH_FACE
+        rows = (faces.ordinals == wanted.ordinal).nonzero()[0]
+        return int(rows[0]) if len(rows) else NO_SUCH_FACE
     if wanted.point is not None:
         x, y = wanted.point
         x1, y1, x2, y2 = faces.detections.boxes.T

@@ -20,12 +20,14 @@ from typing import Protocol, TypeVar
 from facesearch.errors import FacesearchError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction
+from facesearch.faces.quality import quality
+from facesearch.ingest.gate import Gate
 from facesearch.photos import place
 from facesearch.store import ledger
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
 from facesearch.store.ledger import Duplicate, Extracted, Failed, FileStamp, Known, Outcome
-from facesearch.values import Failure
+from facesearch.values import Embeddings, Failure
 
 WINDOW = 16
 """Photos in flight a worker thread."""
@@ -65,6 +67,7 @@ class Report:
         photos: photos added.
         duplicates: files whose bytes were there already under another path.
         faces: faces added.
+        rejected: faces found and not stored, because of the policy.
         no_face: files in which no face was found.
         failed: number of files that could not be processed.
         failures: the first `MAX_FAILURES` of them; the ledger has all.
@@ -78,6 +81,7 @@ class Report:
     photos: int = 0
     duplicates: int = 0
     faces: int = 0
+    rejected: int = 0
     no_face: int = 0
     failed: int = 0
     failures: list[Failure] = field(default_factory=list)
@@ -124,6 +128,7 @@ class Worker:
         extract: file to aligned faces.
         embedder: aligned faces to vectors, of the collection's contract.
         threads: size of the pool that extracts.
+        gate: which faces are stored.
         progress: called with the report so far after every batch.
     """
 
@@ -132,6 +137,7 @@ class Worker:
     extract: Extract
     embedder: Embedder
     threads: int
+    gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
 
     def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
@@ -218,11 +224,7 @@ class Worker:
         extractions = [item[1] for item in pending if isinstance(item, tuple)]
         embedded = iter(embed_each(self.embedder, [e.crops for e in extractions]))
         outcomes: list[Outcome] = [
-            item
-            if not isinstance(item, tuple)
-            else Extracted(
-                item[0], item[1].sha256, item[1].size, item[1].detections, next(embedded)
-            )
+            item if not isinstance(item, tuple) else self._assessed(*item, next(embedded))
             for item in pending
         ]
         report.faces += ledger.record(self.database, self.collection, outcomes)
@@ -232,10 +234,25 @@ class Worker:
                     report.add_failure(Failure(file.path, reason.value, detail))
                 case Duplicate():
                     report.duplicates += 1
-                case Extracted(detections=detections):
+                case Extracted(detections=detections, rejected=rejected):
                     report.photos += 1
+                    report.rejected += sum(map(bool, rejected))
                     report.no_face += len(detections) == 0
         self.progress(replace(report))
+
+    def _assessed(self, file: FileStamp, found: Extraction, embedded: Embeddings) -> Extracted:
+        figures = quality(found.measures, embedded)
+        rejected = self.gate(found.detections, found.measures, figures)
+        return Extracted(
+            file,
+            found.sha256,
+            found.size,
+            found.detections,
+            embedded,
+            figures,
+            rejected,
+            found.facts,
+        )
 
 
 def bounded_map(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection as SizedIterable
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -20,8 +20,8 @@ from facesearch.errors import Reason
 from facesearch.store.collections import Collection, bump
 from facesearch.store.database import Database
 from facesearch.store.paths import from_text, to_text
-from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, now
-from facesearch.values import Detections, Embeddings, Failure
+from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, RejectionRow, now
+from facesearch.values import F32, Detections, Embeddings, Failure, PhotoFacts
 
 DONE, NO_FACE, FAILED, ERASED = "done", "no_face", "failed", "erased"
 """States of a file. Erased: a face in it was deleted; only enrolling it anew reads it again."""
@@ -52,6 +52,9 @@ class Extracted:
         size: (width, height) of the upright photo in pixels.
         detections: N faces; their order becomes their ordinal.
         embeddings: of the same N faces.
+        quality: (N,) of the same faces, 0 to 1.
+        rejected: why each of them is not to be stored, "" for those that are; N of them.
+        facts: what else the photo says.
     """
 
     file: FileStamp
@@ -59,6 +62,9 @@ class Extracted:
     size: tuple[int, int]
     detections: Detections
     embeddings: Embeddings
+    quality: F32
+    rejected: tuple[str, ...]
+    facts: PhotoFacts = field(default_factory=PhotoFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +154,17 @@ def record(database: Database, collection: Collection, outcomes: Sequence[Outcom
         new = [o for digest, o in read.items() if digest not in photo_ids]
         photo_ids |= _insert_photos(connection, collection.id, new)
         stored = _stored_faces(connection, photo_ids.values())
-        rows = [
+        found = [
             row | {"collection_id": collection.id, "photo_id": photo_ids[digest]}
             for digest, o in read.items()
             for row in _face_rows(o, revision)
             if (photo_ids[digest], row["ordinal"]) not in stored
         ]
+        rows = [row for row in found if not row["reason"]]
         if rows:
-            connection.execute(insert(FaceRow), rows)
-        with_faces = {photo for photo, _ in stored} | {row["photo_id"] for row in rows}
+            connection.execute(insert(FaceRow), _without(rows, "reason"))
+        _write_rejections(connection, found, [photo_ids[digest] for digest in read])
+        with_faces = {photo for photo, _ in stored} | {row["photo_id"] for row in found}
         _write_files(connection, collection.id, outcomes, photo_ids, with_faces)
         return len(rows)
 
@@ -236,6 +244,7 @@ def _insert_photos(
                 "width": o.size[0],
                 "height": o.size[1],
                 "created_at": now(),
+                **_facts(o.facts),
             }
             for o in new
         ],
@@ -252,13 +261,42 @@ def _face_rows(o: Extracted, revision: int) -> list[dict[str, Any]]:
             **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
             "landmarks": landmarks[i].tobytes(),
             "score": float(o.detections.scores[i]),
-            "quality": float(o.embeddings.quality[i]),
+            "quality": float(o.quality[i]),
+            "reason": o.rejected[i],
             "embedding": vectors[i].tobytes(),
             "identity_id": None,
             "changed": revision,
         }
         for i, box in enumerate(o.detections.boxes.tolist())
     ]
+
+
+def _facts(facts: PhotoFacts) -> dict[str, Any]:
+    latitude, longitude = facts.position or (None, None)
+    signed = None if facts.phash is None else facts.phash - (facts.phash >> 63 << 64)
+    return {
+        "phash": signed,
+        "taken_at": facts.taken_at,
+        "latitude": latitude,
+        "longitude": longitude,
+    }
+
+
+def _without(rows: list[dict[str, Any]], *columns: str) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in row if key not in columns} for row in rows]
+
+
+def _write_rejections(
+    connection: Connection, found: list[dict[str, Any]], photo_ids: list[int]
+) -> None:
+    """Replace what is known of rejected faces of photos that were read."""
+    if photo_ids:
+        connection.execute(delete(RejectionRow).where(RejectionRow.photo_id.in_(photo_ids)))
+    rejected = [row for row in found if row["reason"]]
+    if rejected:
+        connection.execute(
+            insert(RejectionRow), _without(rejected, "embedding", "identity_id", "changed")
+        )
 
 
 def _stored_faces(connection: Connection, photo_ids: SizedIterable[int]) -> set[tuple[int, int]]:

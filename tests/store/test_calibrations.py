@@ -13,12 +13,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from facesearch.errors import NotFoundError, SchemaError
-from facesearch.store import calibrations, collections, feed, ledger, migrate
+from facesearch.store import calibrations, collections, feed, migrate
 from facesearch.store.calibrations import NewCalibration
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database, sqlite_url
 from facesearch.store.tables import SCHEMA_HEAD, Base
-from tests.store.made import CONTRACT, extracted
+from tests.store.made import CONTRACT
 
 NEW = NewCalibration("key", "40 people", 100, 40, 0.1, 0.41, {"a": [1.5, None], "b": {"c": "d"}})
 
@@ -64,7 +64,25 @@ def test_upgrade_of_a_database_with_rows(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="older than this program"):
         database.check()
     collection = collections.ensure(database, "default", CONTRACT)
-    ledger.record(database, collection, [extracted("/a.jpg", "a" * 64, 3)])
+    vector = np.ones(CONTRACT.dim, "<f2").tobytes()
+    with database.write() as connection:
+        connection.execute(
+            text("INSERT INTO photos VALUES (1, :collection, 'a', 640, 480, '2026-01-01')"),
+            {"collection": collection.id},
+        )
+        for number in range(3):
+            connection.execute(
+                text(
+                    "INSERT INTO faces VALUES (:id, :collection, 1, :id, 1, 2, 3, 4, x'00', 0.9, "
+                    ":length, :vector, NULL, 1)"
+                ),
+                {
+                    "id": number + 1,
+                    "collection": collection.id,
+                    "length": 9.0 + 4 * number,
+                    "vector": vector,
+                },
+            )
     with feed.snapshot(database, collection) as (_, batches):
         before = np.concatenate([b.vectors for b in batches])
     assert migrate.upgrade(database) == ("0001", SCHEMA_HEAD)
@@ -73,6 +91,9 @@ def test_upgrade_of_a_database_with_rows(tmp_path: Path) -> None:
         assert np.array_equal(np.concatenate([b.vectors for b in batches]), before)
     with database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        # lengths of embeddings have become quality; of a model other than SFace nothing is known
+        found = connection.execute(text("SELECT quality FROM faces ORDER BY id")).scalars().all()
+        assert found == [0.5, 0.5, 0.5]
     calibrations.add(database, collection, NEW)
     with database.write() as connection:
         connection.execute(text("DELETE FROM collections"))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from facesearch.identify.query import FaceMatches, Query
     from facesearch.index.live import IndexStatus, LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.ingest.duplicates import Duplicates
     from facesearch.ingest.enroll import EnrolReport, Entry
     from facesearch.ingest.worker import Report, Worker
     from facesearch.photos.find import Found, Ignored
@@ -430,6 +431,22 @@ class Engine:
     def counts(self, collection: str | None = None) -> ledger.Counts:
         """How much a collection, or the whole library, holds."""
         return ledger.counts(self.database, self.collection(collection) if collection else None)
+
+    def duplicates(self, collection: str = DEFAULT, *, distance: int | None = None) -> Duplicates:
+        """The photos that a collection has more than once; nothing is removed.
+
+        Args:
+            collection: name of the collection.
+            distance: bits of 64 in which the hashes of near duplicates may differ, 0 to 7;
+                default 4.
+
+        Raises:
+            UsageError: the distance is out of range.
+        """
+        from facesearch.ingest.duplicates import DISTANCE, duplicates
+
+        most = DISTANCE if distance is None else distance
+        return duplicates(self.database, self.collection(collection), most)
 
     def rejected(self, collection: str | None = None) -> Iterator[rejections.Rejection]:
         """Every face that was found and, by the policy at ingestion, not stored."""

@@ -204,6 +204,34 @@ def rejected(
         common.table("", ["photo", "face", "quality", "reason"], rows)
 
 
+def duplicates(
+    library: Library = None,
+    collection: CollectionName = DEFAULT,
+    distance: Annotated[
+        int | None,
+        typer.Option(min=0, max=7, help="Bits that near duplicates may differ in.  [default: 4]"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List photos that are there more than once: the same file, or the same picture."""
+    with common.open_engine(library) as engine:
+        found = engine.duplicates(collection, distance=distance)
+    if common.wants_json(json):
+        emit(found)
+        return
+    rows = [
+        (f"{kind} {number}", path)
+        for kind, groups in (("exact", found.exact), ("near", found.near))
+        for number, group in enumerate(groups, 1)
+        for path in group
+    ]
+    if rows:
+        common.table("", ["copies", "file"], rows)
+    tell(f"{len(found.exact)} photos in several files, {len(found.near)} groups of near duplicates")
+    if found.unhashed:
+        say(f"{found.unhashed} photos ingested by an earlier version were not compared")
+
+
 class LiveLine:
     """A live line on a terminal's stderr; silent elsewhere."""
 

@@ -12,6 +12,7 @@ from facesearch.faces.align import align, to_crops
 from facesearch.faces.detect import Detector
 from facesearch.faces.quality import Measures, measure
 from facesearch.photos.decode import decode
+from facesearch.photos.phash import phash
 from facesearch.settings import DetectSpec, PhotoLimits
 from facesearch.values import Crops, Detections, Photo, PhotoFacts
 
@@ -70,6 +71,7 @@ class Extractor:
         photo = decode(data, name, self._limits, self._detector.wanted)
         detections = self._detector.detect(photo)
         wanted = finer(photo, detections)
+        facts = PhotoFacts(phash(photo.pixels))
         if wanted is not None:
             photo = decode(data, name, self._limits, wanted)
         crops = align(photo, detections)
@@ -80,6 +82,7 @@ class Extractor:
             detections,
             crops,
             measure(crops, detections),
+            facts,
         )
 
 

@@ -149,6 +149,7 @@ class Engine:
         collection: str = DEFAULT,
         *,
         move: bool = False,
+        from_xmp: bool = False,
         progress: Callable[[Report], None] = lambda report: None,
     ) -> EnrolReport:
         """Enrol people: ingest their photos and give one face of each to its identity.
@@ -157,6 +158,8 @@ class Engine:
             source: a folder of folders `NAME/*.jpg`, a .csv or .jsonl manifest, or entries.
             collection: name of the collection; created if it does not exist.
             move: take over faces that are enrolled as somebody else.
+            from_xmp: `source` is a folder, archive or photo, as for `ingest`, and the people are
+                those whom another program (digiKam, Picasa, Lightroom) named in its photos.
             progress: called after every batch of photos.
 
         Raises:
@@ -167,14 +170,23 @@ class Engine:
         from facesearch.ingest.enroll import enroll
 
         ignored: dict[str, int] = {}
+        failures: list[Failure] = []
         entries: Iterable[Entry]
-        if isinstance(source, str | os.PathLike):
+        if from_xmp:
+            if not isinstance(source, str | os.PathLike):
+                raise UsageError("from_xmp takes one folder, archive or photo")
+            from facesearch.ingest.named import from_photos
+
+            root = [Path(source).absolute()]
+            entries = from_photos(root, self.settings.photos, ignored, failures)
+        elif isinstance(source, str | os.PathLike):
             entries = _entries(Path(source), ignored)
         else:
             entries = source
         worker = self._worker(collection, progress)
         report = enroll(worker, entries, move=move)
         report.ingest.ignored |= ignored
+        report.not_enrolled += failures
         self._rebuild_if_due(worker.collection)
         return report
 
@@ -480,7 +492,7 @@ class Engine:
         detect, least = self.settings.detect, self.settings.ingest.min_face
         if least:
             detect = replace(detect, min_face=min(detect.min_face, least))
-        return Extractor(detect, self.settings.photos)
+        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
 
     def embedder(self, model: str | None = None) -> Embedder:
         """The embedder of that registry name, by default the one in the settings; loaded once.

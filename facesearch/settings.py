@@ -78,10 +78,12 @@ class IngestSettings:
     Attributes:
         min_quality: least quality, 0 to 1 (see docs/quality.md).
         min_face: least shorter side of a face, pixels of the original photo.
+        gps: whether to store where photos were taken, where they say so.
     """
 
     min_quality: float = 0.0
     min_face: float = 0.0
+    gps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,11 @@ def _apply(settings: Settings, flat: Mapping[str, Any], where: str) -> Settings:
 
 def _coerce(value: Any, wanted: Any, where: str) -> Any:
     """`value` (from TOML, the environment or a caller) as the annotated type `wanted`."""
+    if wanted is bool:
+        known = {"true": True, "1": True, "false": False, "0": False}
+        if isinstance(value, bool) or str(value).lower() in known:
+            return known[str(value).lower()]
+        raise UsageError(f"{where}: {value!r} is neither true nor false")
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is types.UnionType:  # float | None
         return None if value is None else _coerce(value, args[0], where)

@@ -62,6 +62,9 @@ def ingest(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Least quality of a face stored; others are rejected."),
     ] = None,
+    gps: Annotated[
+        bool, typer.Option("--gps", help="Store where photos were taken, if they say so.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     json: Json = False,
@@ -85,6 +88,7 @@ def ingest(
         embed_device=device,
         ingest_min_face=min_face,
         ingest_min_quality=min_quality,
+        ingest_gps=gps or None,
     ) as engine:
         try:
             with LiveLine("ingest") as progress:
@@ -126,6 +130,13 @@ def enroll(
     move: Annotated[
         bool, typer.Option(help="Take over faces that are enrolled as somebody else.")
     ] = False,
+    from_xmp: Annotated[
+        bool,
+        typer.Option(
+            "--people-from-xmp",
+            help="Enrol whom digiKam, Picasa or Lightroom named in the photos of SOURCE.",
+        ),
+    ] = False,
     model: Model = None,
     device: Device = None,
     json: Json = False,
@@ -143,6 +154,8 @@ def enroll(
     if name is None and given:
         raise UsageError(f"{given[0]} goes with one photo and --name")
     target: Path | list[Entry] = source
+    if name is not None and from_xmp:
+        raise UsageError("--people-from-xmp reads the names; leave --name out")
     if name is not None:
         if source.is_dir():
             raise UsageError(f"{source}: --name goes with one photo, not a folder")
@@ -152,7 +165,7 @@ def enroll(
         common.open_engine(library, embed_model=model, embed_device=device) as engine,
         LiveLine("enroll") as progress,
     ):
-        report = engine.enroll(target, collection, move=move, progress=progress)
+        report = engine.enroll(target, collection, move=move, from_xmp=from_xmp, progress=progress)
     if common.wants_json(json):
         emit({**common.plain(report), "failures": common.plain(report.failures)})
     else:

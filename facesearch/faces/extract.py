@@ -12,6 +12,7 @@ from facesearch.faces.align import align, to_crops
 from facesearch.faces.detect import Detector
 from facesearch.faces.quality import Measures, measure
 from facesearch.photos.decode import decode
+from facesearch.photos.metadata import blocks, position, taken_at
 from facesearch.photos.phash import phash
 from facesearch.settings import DetectSpec, PhotoLimits
 from facesearch.values import Crops, Detections, Photo, PhotoFacts
@@ -46,14 +47,16 @@ class Extractor:
     Args:
         detect: how faces are looked for.
         limits: what a photo may cost.
+        gps: whether to tell where a photo was taken.
 
     Raises:
         ModelError: the detector's weights are missing or damaged.
     """
 
-    def __init__(self, detect: DetectSpec, limits: PhotoLimits) -> None:
+    def __init__(self, detect: DetectSpec, limits: PhotoLimits, gps: bool = False) -> None:
         self._detector = Detector(detect)
         self._limits = limits
+        self._gps = gps
 
     def __call__(self, data: bytes, name: str) -> Extraction:
         """The faces of a photo.
@@ -71,7 +74,9 @@ class Extractor:
         photo = decode(data, name, self._limits, self._detector.wanted)
         detections = self._detector.detect(photo)
         wanted = finer(photo, detections)
-        facts = PhotoFacts(phash(photo.pixels))
+        exif = blocks(data)[0]
+        where = position(exif) if self._gps else None
+        facts = PhotoFacts(phash(photo.pixels), taken_at(exif), where)
         if wanted is not None:
             photo = decode(data, name, self._limits, wanted)
         crops = align(photo, detections)

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from facesearch.errors import ManifestError, UsageError
 from facesearch.faces.extract import principal
 from facesearch.ingest.worker import Plan, Report, Worker
@@ -23,8 +26,13 @@ from facesearch.store import gallery
 from facesearch.store.gallery import Person, StoredFaces
 from facesearch.values import Failure, JSONValue
 
+F64 = NDArray[np.float64]
+
 BATCH = 256
 """Entries enrolled in one transaction."""
+
+LEAST_OVERLAP = 0.2
+"""Of a region and a face's box. Programs draw regions up to twice as wide as the detector does."""
 
 NO_FACE, NO_SUCH_FACE, CONFLICT, REJECTED = "no_face", "no_such_face", "conflict", "rejected"
 """Reasons why a photo that could be read was not enrolled."""
@@ -37,10 +45,12 @@ class FaceChoice:
     Attributes:
         ordinal: its number as `identify` prints it, from 0; or None.
         point: (x, y) in pixels of the upright photo, inside the face's box; or None.
+        region: x1 y1 x2 y2 as fractions of the upright photo, that overlaps the face; or None.
     """
 
     ordinal: int | None = None
     point: tuple[float, float] | None = None
+    region: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +177,21 @@ def choose(faces: StoredFaces, wanted: FaceChoice) -> int | str:
         x1, y1, x2, y2 = faces.detections.boxes.T
         hits = ((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)).nonzero()[0]
         return int(hits[0]) if len(hits) else NO_SUCH_FACE
+    if wanted.region is not None:
+        shares = overlaps(faces, wanted.region)
+        return int(shares.argmax()) if shares.max() >= LEAST_OVERLAP else NO_SUCH_FACE
     return principal(faces.detections, faces.size)
+
+
+def overlaps(faces: StoredFaces, region: tuple[float, float, float, float]) -> F64:
+    """(N,) intersection over union of each face's box with a region, in fractions of the photo."""
+    x1, y1, x2, y2 = np.array(region) * (faces.size * 2)
+    left, top, right, bottom = faces.detections.boxes.astype(np.float64).T
+    width = np.clip(np.minimum(right, x2) - np.maximum(left, x1), 0, None)
+    height = np.clip(np.minimum(bottom, y2) - np.maximum(top, y1), 0, None)
+    common = width * height
+    either = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - common
+    return np.asarray(common / np.maximum(either, 1e-9))
 
 
 def from_folders(root: Path, ignored: dict[str, int]) -> Iterator[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class StoredFaces:
 
 @dataclass(frozen=True, slots=True)
 class FaceRecord:
-    """A face with its photo, as shown to a user."""
+    """A face with its photo, as shown to a user; taken when, by the camera's clock."""
 
     face_id: int
     identity_id: int
@@ -73,6 +74,7 @@ class FaceRecord:
     score: float
     quality: float
     photo: str
+    taken_at: datetime | None = None
 
 
 def faces_of(
@@ -363,7 +365,11 @@ def _records(database: Database, condition: ColumnElement[bool]) -> list[FaceRec
         .correlate(FaceRow)
         .scalar_subquery()
     )
-    query = select(*_FACE_COLUMNS, FaceRow.quality, path).where(condition)
+    query = (
+        select(*_FACE_COLUMNS, FaceRow.quality, path, PhotoRow.taken_at)
+        .join(PhotoRow, PhotoRow.id == FaceRow.photo_id)
+        .where(condition)
+    )
     with database.read() as connection:
         return [
             FaceRecord(
@@ -374,6 +380,7 @@ def _records(database: Database, condition: ColumnElement[bool]) -> list[FaceRec
                 score=row[7],
                 quality=row[9],
                 photo=from_text(row[10] or ""),
+                taken_at=row[11],
             )
             for row in connection.execute(query.order_by(FaceRow.id))
         ]

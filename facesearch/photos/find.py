@@ -21,7 +21,8 @@ from facesearch.photos.read import os_detail, os_reason
 from facesearch.values import Failure
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-SUFFIXES = frozenset((*_JPEG, ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"))
+_LOSSLESS = (".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif")
+SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif"))
 """What a file in a folder must end in, in lower case, to be taken for a photo."""
 
 HIDDEN = "(hidden)"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from facesearch.index.manifest import IndexHome
     from facesearch.ingest.duplicates import Duplicates
     from facesearch.ingest.enroll import EnrolReport, Entry
-    from facesearch.ingest.worker import Report, Worker
+    from facesearch.ingest.worker import Plan, Report, Worker
     from facesearch.photos.find import Found, Ignored
 
 
@@ -139,7 +139,8 @@ class Engine:
         paths = [Path(source).absolute() for source in sources]
         ledger.forget_unreachable(self.database, worker.collection, [str(p) for p in paths])
         found = chain(find(paths), find_listed(listed))
-        worker.run(_walk(found, report), report, Plan(retry_failed=retry_failed))
+        plan = Plan(retry_failed=retry_failed)
+        worker.run(self._photos(_walk(found, report), worker, report, plan), report, plan)
         self._rebuild_if_due(worker.collection)
         return report
 
@@ -567,6 +568,24 @@ class Engine:
             Gate(self.settings.ingest.min_quality, self.settings.ingest.min_face),
             progress,
         )
+
+    def _photos(
+        self, paths: Iterable[str | Failure], worker: Worker, report: Report, plan: Plan
+    ) -> Iterator[str | Failure]:
+        """The paths that are photos; videos are ingested here and now."""
+        from facesearch.ingest.video import VideoWorker
+        from facesearch.photos.video import is_video
+
+        settings = self.settings
+        every = settings.ingest.video_every
+        if not every > 0:
+            raise UsageError(f"ingest.video_every = {every:g}: it must be above zero")
+        ingest = VideoWorker(worker, self.extractor, every, settings.photos)
+        for path in paths:
+            if isinstance(path, str) and is_video(path):
+                ingest(path, report, plan)
+            else:
+                yield path
 
     def _query(
         self,

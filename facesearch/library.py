@@ -124,6 +124,7 @@ CONFIG_TEMPLATE = """\
 [ingest]
 # min_quality = 0.0           # 0 to 1; faces below are recorded as rejected, not stored
 # min_face = 0.0              # pixels; likewise
+# video_every = 0.5           # seconds between frames of a video
 # gps = false                 # whether to store where photos were taken
 
 [index]

@@ -79,11 +79,13 @@ class IngestSettings:
         min_quality: least quality, 0 to 1 (see docs/quality.md).
         min_face: least shorter side of a face, pixels of the original photo.
         gps: whether to store where photos were taken, where they say so.
+        video_every: seconds between the frames of a video that are looked at.
     """
 
     min_quality: float = 0.0
     min_face: float = 0.0
     gps: bool = False
+    video_every: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,10 @@ def ingest(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Least quality of a face stored; others are rejected."),
     ] = None,
+    video_every: Annotated[
+        float | None,
+        typer.Option(help="Seconds between the frames of a video looked at.  [default: 0.5]"),
+    ] = None,
     gps: Annotated[
         bool, typer.Option("--gps", help="Store where photos were taken, if they say so.")
     ] = False,
@@ -89,6 +93,7 @@ def ingest(
         ingest_min_face=min_face,
         ingest_min_quality=min_quality,
         ingest_gps=gps or None,
+        ingest_video_every=video_every,
     ) as engine:
         try:
             with LiveLine("ingest") as progress:

@@ -22,8 +22,9 @@ from facesearch.values import Failure
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 _LOSSLESS = (".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif")
-SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif"))
-"""What a file in a folder must end in, in lower case, to be taken for a photo."""
+_VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *_VIDEO))
+"""What a file in a folder must end in, in lower case, to be taken for a photo or a video."""
 
 HIDDEN = "(hidden)"
 NO_SUFFIX = "(no suffix)"
@@ -213,6 +214,9 @@ def _walk_archive(path: Path, inside: str = "") -> Iterator[Found | Ignored | Fa
             yield Ignored(member, HIDDEN)
         elif archive.is_archive(name):
             detail = "an archive within an archive is not opened; unpack the outer one"
+            yield Failure(os.fspath(member), Reason.UNSUPPORTED, detail)
+        elif suffix in _VIDEO:
+            detail = "a video within an archive is not read; unpack it"
             yield Failure(os.fspath(member), Reason.UNSUPPORTED, detail)
         elif suffix in SUFFIXES:
             yield Found(member)

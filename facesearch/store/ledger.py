@@ -84,7 +84,15 @@ class Failed:
     detail: str
 
 
-Outcome = Extracted | Duplicate | Failed
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A video that was read to its end; its frames are files of their own."""
+
+    file: FileStamp
+    faces: int
+
+
+Outcome = Extracted | Duplicate | Failed | Container
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +157,7 @@ def record(database: Database, collection: Collection, outcomes: Sequence[Outcom
     with database.write() as connection:
         revision = bump(connection, collection.id)
         read = {o.sha256: o for o in outcomes if isinstance(o, Extracted)}
-        digests = {o.sha256 for o in outcomes if not isinstance(o, Failed)}
+        digests = {o.sha256 for o in outcomes if isinstance(o, Extracted | Duplicate)}
         photo_ids = _photo_ids(connection, collection.id, digests)
         new = [o for digest, o in read.items() if digest not in photo_ids]
         photo_ids |= _insert_photos(connection, collection.id, new)
@@ -327,11 +335,12 @@ def _write_files(
     }
     added, changed = [], []
     for path, o in latest.items():
-        photo_id = None if isinstance(o, Failed) else photo_ids[o.sha256]
+        photo_id = photo_ids[o.sha256] if isinstance(o, Extracted | Duplicate) else None
+        found = o.faces > 0 if isinstance(o, Container) else photo_id in with_faces
         row = {
             "size": o.file.size,
             "mtime_ns": o.file.mtime_ns,
-            "state": FAILED if photo_id is None else DONE if photo_id in with_faces else NO_FACE,
+            "state": FAILED if isinstance(o, Failed) else DONE if found else NO_FACE,
             "reason": o.reason.value if isinstance(o, Failed) else None,
             "detail": to_text(o.detail) if isinstance(o, Failed) else None,
             "photo_id": photo_id,

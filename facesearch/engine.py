@@ -14,16 +14,26 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from facesearch import library
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery, jobs, ledger, presence
+from facesearch.store import (
+    calibrations,
+    collections,
+    feed,
+    gallery,
+    jobs,
+    ledger,
+    presence,
+    rejections,
+)
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue, ModelContract
 
@@ -41,6 +51,7 @@ if TYPE_CHECKING:
     from facesearch.index.manifest import IndexHome
     from facesearch.index.tune import Target, Tuning
     from facesearch.indexing import Problem
+    from facesearch.ingest.duplicates import Duplicates
     from facesearch.ingest.enroll import EnrolReport, Entry
     from facesearch.ingest.report import Report
     from facesearch.ingest.worker import Plan, Worker
@@ -117,6 +128,7 @@ class Engine:
         sources: Iterable[str | os.PathLike[str]],
         collection: str = DEFAULT,
         *,
+        listed: Iterable[str] = (),
         retry_failed: bool = False,
         rescan: bool = False,
         workers: int = 1,
@@ -128,24 +140,29 @@ class Engine:
         collection is created, pinned to the model in the settings, if it does not exist.
 
         Args:
-            sources: files and folders (walked recursively).
+            sources: files, folders (walked recursively), zip and tar archives, members of them
+                (`a.zip!/b.jpg`) and patterns (`2019/**/*.jpg`).
             collection: name of the collection.
+            listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
-            rescan: notice, too, files that were moved or are gone.
+            rescan: notice, too, files in `sources` that were moved or are gone.
             workers: processes to share the work; the same ingestion may also run several times at
                 once, here or, on a database server, on other machines. More than one needs the
                 caller's main module to be importable (`if __name__ == "__main__"`).
             progress: called with the report so far after every batch.
 
         Raises:
-            UsageError: a source does not exist.
+            UsageError: a source does not exist, or is a pattern with `rescan`; a setting is out of
+                range.
             ContractError: the collection holds another model's embeddings.
             StoreError, LibraryError, DiskFullError: the library cannot be written; run again later
                 to go on.
         """
         from facesearch.ingest.job import job
+        from facesearch.ingest.listed import spooled
         from facesearch.ingest.rescan import rescan as look_for
         from facesearch.ingest.worker import Plan
+        from facesearch.photos import archive
         from facesearch.photos.find import find
 
         if workers < 1:
@@ -153,10 +170,19 @@ class Engine:
         roots = _roots(sources)
         paths = [Path(root) for root in roots]
         find(paths)  # complain about those that are not there, before anything is recorded
+        patterns = (r for r in roots if not os.path.lexists(r) and not archive.split(r))
+        if rescan and (pattern := next(patterns, None)):
+            raise UsageError(f"{pattern}: a rescan takes folders and files, not patterns")
+        listed = map(os.path.abspath, listed)
         target, _ = self._target(collection)
-        with job(self.database, target, "ingest", roots) as number:
+        with (
+            job(self.database, target, "ingest", roots) as number,
+            # every worker goes through the whole list
+            spooled(listed) if workers > 1 else nullcontext(listed) as rest,
+        ):
             ledger.forget_unreachable(self.database, target, roots)
-            task = _Task(number, tuple(paths), collection, Plan(retry_failed=retry_failed))
+            plan = Plan(retry_failed=retry_failed)
+            task = _Task(number, tuple(paths), rest, collection, plan)
             report = self._share(task, workers, progress)
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
@@ -186,6 +212,7 @@ class Engine:
         collection: str = DEFAULT,
         *,
         move: bool = False,
+        from_xmp: bool = False,
         progress: Callable[[Report], None] = lambda report: None,
     ) -> EnrolReport:
         """Enrol people: ingest their photos and give one face of each to its identity.
@@ -194,6 +221,8 @@ class Engine:
             source: a folder of folders `NAME/*.jpg`, a .csv or .jsonl manifest, or entries.
             collection: name of the collection; created if it does not exist.
             move: take over faces that are enrolled as somebody else.
+            from_xmp: `source` is a folder, archive or photo, as for `ingest`, and the people are
+                those whom another program (digiKam, Picasa, Lightroom) named in its photos.
             progress: called after every batch of photos.
 
         Faces that do not resemble their identity's others, or that resemble another identity, are
@@ -207,8 +236,16 @@ class Engine:
         from facesearch.ingest.enroll import enroll, read_entries
 
         ignored: dict[str, int] = {}
+        failures: list[Failure] = []
         entries: Iterable[Entry]
-        if isinstance(source, str | os.PathLike):
+        if from_xmp:
+            if not isinstance(source, str | os.PathLike):
+                raise UsageError("from_xmp takes one folder, archive or photo")
+            from facesearch.ingest.named import from_photos
+
+            root = [Path(os.path.abspath(source))]
+            entries = from_photos(root, self.settings.photos, ignored, failures)
+        elif isinstance(source, str | os.PathLike):
             entries = read_entries(Path(source), ignored)
         else:
             entries = source
@@ -227,6 +264,7 @@ class Engine:
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
         self._rebuild_if_due(target)
+        report.not_enrolled += failures
         report.doubts += self._review(target, report.face_ids)
         return report
 
@@ -686,6 +724,27 @@ class Engine:
         """
         return jobs.get(self.database, number)
 
+    def duplicates(self, collection: str = DEFAULT, *, distance: int | None = None) -> Duplicates:
+        """The photos that a collection has more than once; nothing is removed.
+
+        Args:
+            collection: name of the collection.
+            distance: bits of 64 in which the hashes of near duplicates may differ, 0 to 7;
+                default 4.
+
+        Raises:
+            UsageError: the distance is out of range.
+        """
+        from facesearch.ingest.duplicates import DISTANCE, duplicates
+
+        most = DISTANCE if distance is None else distance
+        return duplicates(self.database, self.collection(collection), most)
+
+    def rejected(self, collection: str | None = None) -> Iterator[rejections.Rejection]:
+        """Every face that was found and, by the policy at ingestion, not stored."""
+        found = self.collection(collection) if collection else None
+        return rejections.rejections(self.database, found)
+
     def failures(self, collection: str | None = None) -> Iterator[Failure]:
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
@@ -705,9 +764,15 @@ class Engine:
     @cached_property
     def extractor(self) -> Extractor:
         """Decode, detect, align: file bytes to aligned faces."""
+        from dataclasses import replace
+
         from facesearch.faces.extract import Extractor
 
-        return Extractor(self.settings.detect, self.settings.photos)
+        # a face that the policy stores must be found to begin with
+        detect, least = self.settings.detect, self.settings.ingest.min_face
+        if least:
+            detect = replace(detect, min_face=min(detect.min_face, least))
+        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
 
     def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
         """An embedder, loaded once.
@@ -825,11 +890,16 @@ class Engine:
         progress: Callable[[Report], None],
     ) -> Iterator[Worker]:
         """This process as a worker of a job."""
+        from facesearch.ingest.gate import Gate
         from facesearch.ingest.shift import Shift
+        from facesearch.ingest.video import FilmReader
         from facesearch.ingest.worker import Worker
 
         if self.settings.embed.device not in {"auto", "cpu"}:
             embedder()  # say at once if the device is not there
+        policy, limits = self.settings.ingest, self.settings.photos
+        gate = Gate(policy.min_quality, policy.min_face)
+        film = FilmReader(self.extractor, embedder, gate, policy.video_every, limits, self.threads)
         with Shift(self.database, job, report) as shift:
             yield Worker(
                 self.database,
@@ -838,6 +908,8 @@ class Engine:
                 embedder,
                 self.threads,
                 shift,
+                film,
+                gate,
                 progress,
             )
 
@@ -855,12 +927,13 @@ class Engine:
     def _ingest(self, task: _Task, progress: Callable[[Report], None]) -> Report:
         """This process's part of a task."""
         from facesearch.ingest.report import Report
-        from facesearch.photos.find import find
+        from facesearch.photos.find import find, find_listed
 
         target, embedder = self._target(task.collection)
         report = Report()
         with self._worker(task.job, target, embedder, report, progress) as worker:
-            return worker.run(_walk(find(task.paths), report), report, task.plan)
+            found = chain(find(task.paths), find_listed(task.listed))
+            return worker.run(_walk(found, report), report, task.plan)
 
     def _query(
         self,
@@ -901,6 +974,7 @@ class Engine:
             judge=rule,
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
+            min_quality=settings.min_quality,
         )
 
     def _templates(self, collection: Collection) -> int:
@@ -968,9 +1042,9 @@ class Engine:
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
-        from facesearch.photos.read import read_bytes
+        from facesearch.photos.place import read_place
 
-        data = read_bytes(path, self.settings.photos)
+        data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
         return sha256 if known(sha256) else self.extractor(data, path)
 
@@ -981,13 +1055,15 @@ class _Task:
 
     Attributes:
         job: number of the job.
-        paths: files and folders.
+        paths: files, folders, archives and patterns.
+        listed: further paths; of a team, what can be read by each.
         collection: name of the collection.
         plan: which known files are read again.
     """
 
     job: int
     paths: tuple[Path, ...]
+    listed: Iterable[str]
     collection: str
     plan: Plan
 

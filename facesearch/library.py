@@ -126,6 +126,12 @@ CONFIG_TEMPLATE = """\
 # device = "auto"             # auto, cpu, cuda, cuda:N, mps
 # threads = 0                 # 0: all cores
 
+[ingest]
+# min_quality = 0.0           # 0 to 1; faces below are recorded as rejected, not stored
+# min_face = 0.0              # pixels; likewise
+# video_every = 0.5           # seconds between frames of a video
+# gps = false                 # whether to store where photos were taken
+
 [index]
 # recipe = "auto"             # a recipe of indexes/, or the path of one
 # max_delta = 20000           # faces beside the index before it is rebuilt
@@ -134,6 +140,7 @@ CONFIG_TEMPLATE = """\
 # fpir = 0.01                 # false-positive rate that the measured threshold keeps
 # top = 5                     # candidates a face
 # prior = 0.5                 # chance that a probe shows somebody enrolled
+# min_quality = 0.05          # a probe face below is not given a name
 # threshold = 0.4             # a fixed cosine instead of the measured threshold
 
 [store]

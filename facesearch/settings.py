@@ -74,6 +74,23 @@ class EmbedSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """Which faces are stored; the others are recorded as rejected.
+
+    Attributes:
+        min_quality: least quality, 0 to 1 (see docs/quality.md).
+        min_face: least shorter side of a face, pixels of the original photo.
+        gps: whether to store where photos were taken, where they say so.
+        video_every: seconds between the frames of a video that are looked at.
+    """
+
+    min_quality: float = 0.0
+    min_face: float = 0.0
+    gps: bool = False
+    video_every: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class IndexSettings:
     """How the index is built.
 
@@ -101,6 +118,7 @@ class IdentifySettings:
         prior: chance that a probe shows somebody enrolled, for the chance of a false match.
         template: what a probe is compared with: "mean", the mean of an identity's faces, or "best",
             each of them, of which the best counts.
+        min_quality: quality below which a probe face is not given a name (see docs/quality.md).
     """
 
     fpir: float = 0.01
@@ -108,6 +126,7 @@ class IdentifySettings:
     top: int = 5
     prior: float = 0.5
     template: Literal["mean", "best"] = "mean"
+    min_quality: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +149,7 @@ class Settings:
     photos: PhotoLimits = field(default_factory=PhotoLimits)
     detect: DetectSpec = field(default_factory=DetectSpec)
     embed: EmbedSpec = field(default_factory=EmbedSpec)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     identify: IdentifySettings = field(default_factory=IdentifySettings)
     store: StoreSettings = field(default_factory=StoreSettings)
@@ -201,6 +221,11 @@ def _apply(settings: Settings, flat: Mapping[str, Any], where: str) -> Settings:
 
 def _coerce(value: Any, wanted: Any, where: str) -> Any:
     """`value` (from TOML, the environment or a caller) as the annotated type `wanted`."""
+    if wanted is bool:
+        known = {"true": True, "1": True, "false": False, "0": False}
+        if isinstance(value, bool) or str(value).lower() in known:
+            return known[str(value).lower()]
+        raise UsageError(f"{where}: {value!r} is neither true nor false")
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is types.UnionType:  # float | None
         return None if value is None else _coerce(value, args[0], where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 import numpy as np
@@ -102,6 +103,21 @@ class Detections:
         return Detections(
             np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFacts:
+    """What a photo says beside its faces.
+
+    Attributes:
+        phash: 64-bit perceptual hash, unsigned; None if it was not computed.
+        taken_at: when it was taken, by the camera's clock, whose zone is unknown.
+        position: (latitude, longitude) in degrees; None where it says none, or was not asked.
+    """
+
+    phash: int | None = None
+    taken_at: datetime | None = None
+    position: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +235,8 @@ class Decision(StrEnum):
     """A candidate under the threshold: shown for investigation, not an identification."""
     UNKNOWN = "unknown"
     """The probe face resembles nobody enrolled at or above the threshold."""
+    INSUFFICIENT = "insufficient_quality"
+    """The probe face is too poor to say; its candidates are shown for investigation only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +297,14 @@ class ProbeFace:
         box: x1 y1 x2 y2 in pixels of the upright original.
         landmarks: five (x, y) pairs, same pixels.
         detection_score: detector's confidence, 0..1.
-        quality: the embedder's quality signal.
-        decision: MATCH if the first candidate is, else UNKNOWN.
+        quality: how well the face can be recognised, 0 to 1; see `faces.quality`.
+        decision: INSUFFICIENT if the face is too poor; else MATCH if the first candidate is, else
+            UNKNOWN.
         threshold: the threshold applied.
         candidates: distinct identities, best first.
         too_close: whether the first two candidates are too close to call, which another photo of
             the probe could well put in the other order; None where that was not measured.
+        insufficient: why the face is too poor, where it is.
     """
 
     box: tuple[float, float, float, float]
@@ -295,6 +315,7 @@ class ProbeFace:
     threshold: Threshold
     candidates: tuple[Candidate, ...]
     too_close: bool | None = None
+    insufficient: str = ""
 
 
 @dataclass(frozen=True, slots=True)

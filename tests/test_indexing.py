@@ -18,7 +18,7 @@ from facesearch.index.segment import Faces
 from facesearch.index.tune import Target
 from facesearch.store import collections, gallery, ledger
 from facesearch.store.gallery import Person
-from facesearch.store.ledger import Extracted, FileStamp
+from facesearch.store.outcomes import Extracted, FileStamp
 from facesearch.values import F32, Detections, Embeddings
 
 CONTRACT = next(model for model in KNOWN if model.name == "sface").contract
@@ -35,6 +35,8 @@ def photo(number: int, vectors: F32) -> Extracted:
         (640, 480),
         Detections(boxes, np.zeros((n, 5, 2), np.float32), np.ones(n, np.float32)),
         Embeddings(vectors, np.full(n, 10, np.float32), CONTRACT),
+        np.full(n, 0.5, np.float32),
+        ("",) * n,
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,6 +146,8 @@ def plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, str | Path):
         return to_text(str(value))
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
@@ -179,6 +182,7 @@ def summary(report: Report) -> str:
         f"{report.failed} failed",
     ]
     for n, what in (
+        (report.rejected, "faces rejected (facesearch rejected)"),
         (report.elsewhere, "done meanwhile by another job"),
         (report.changed, "changed since"),
         (report.moved, "moved"),

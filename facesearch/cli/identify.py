@@ -202,7 +202,9 @@ def show(answer: Identification) -> None:
     for number, face in enumerate(answer.faces):
         x1, y1, x2, y2 = (round(v) for v in face.box)
         verdict = face.candidates[0].name if face.decision is Decision.MATCH else "unknown"
-        if face.too_close:
+        if face.decision is Decision.INSUFFICIENT:
+            verdict = f"insufficient quality ({face.insufficient})"
+        elif face.too_close:
             verdict += f" or {face.candidates[1].name}: too close to call"
         rows = [
             (

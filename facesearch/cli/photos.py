@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from facesearch.cli.common import CollectionName, Device, Json, Library, Model, 
 from facesearch.cli.progress import Progress
 from facesearch.errors import UsageError
 from facesearch.store.collections import DEFAULT
+
+STDIN = Path("-")
 
 
 def init(library: Library = None, json: Json = False) -> None:
@@ -27,7 +30,22 @@ def init(library: Library = None, json: Json = False) -> None:
 
 
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Photos, folders, zip and tar archives, patterns in quotes ('2019/**/*.jpg'); "
+            "- for a list of paths on stdin."
+        ),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="A list of paths: one a line, or separated by NUL; or the column 'path' of a .csv "
+            "or .jsonl file. - for stdin.",
+        ),
+    ] = None,
     library: Library = None,
     collection: CollectionName = DEFAULT,
     retry_failed: Annotated[
@@ -48,13 +66,27 @@ def ingest(
         typer.Option(metavar="FILE", help="Keep figures there in Prometheus's text format."),
     ] = None,
     min_face: Annotated[
-        float | None, typer.Option(help="Smallest face kept, in pixels of the photo.")
+        float | None,
+        typer.Option(help="Least shorter side of a face stored, in pixels; others are rejected."),
     ] = None,
+    min_quality: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Least quality of a face stored; others are rejected."),
+    ] = None,
+    video_every: Annotated[
+        float | None,
+        typer.Option(help="Seconds between the frames of a video looked at.  [default: 0.5]"),
+    ] = None,
+    gps: Annotated[
+        bool, typer.Option("--gps", help="Store where photos were taken, if they say so.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Find every face in photos and store it. Run it again after a crash: it goes on.
+
+    Archives are read where they are; a photo in one is named a.zip!/b.jpg, here and everywhere.
 
     Run it several times at once, in other terminals or, with a database server, on other machines,
     and the work is shared; each file is read once.
@@ -62,14 +94,29 @@ def ingest(
     Bad files are recorded with a reason (see 'failures') and the rest goes on; then the exit code
     is 3.
     """
+    from facesearch.ingest.listed import paths_from
+
+    named = [source for source in sources or () if source != STDIN]
+    lists = [STDIN] * (len(named) < len(sources or ())) + ([from_] if from_ else [])
+    if not named and not lists:
+        raise UsageError("name photos or folders to ingest, or a list of paths with --from")
+    if lists and (rescan or prune):
+        raise UsageError("--rescan and --prune look into folders and archives; leave the list out")
     with common.open_engine(
-        library, embed_model=model, embed_device=device, detect_min_face=min_face
+        library,
+        embed_model=model,
+        embed_device=device,
+        ingest_min_face=min_face,
+        ingest_min_quality=min_quality,
+        ingest_gps=gps or None,
+        ingest_video_every=video_every,
     ) as engine:
         try:
-            with Progress("ingest", sources, metrics) as progress:
+            with Progress("ingest", () if lists else named, metrics) as progress:
                 report = engine.ingest(
-                    sources,
+                    named,
                     collection,
+                    listed=chain.from_iterable(map(paths_from, lists)),
                     retry_failed=retry_failed,
                     rescan=rescan or prune,
                     workers=workers,
@@ -78,10 +125,10 @@ def ingest(
         except KeyboardInterrupt as err:
             say("stopped; what was read is stored. Run the same command again to go on.")
             raise typer.Exit(130) from err
-        if prune and (gone := engine.gone(sources, collection)):
+        if prune and (gone := engine.gone(named, collection)):
             question = f"delete the faces of {gone} files that are gone? Faces enrolled stay."
             if yes or typer.confirm(question, err=True):
-                removed, kept = engine.prune(sources, collection)
+                removed, kept = engine.prune(named, collection)
                 report.faces_removed += removed
                 report.enrolled_kept += kept
     if common.wants_json(json):
@@ -112,6 +159,13 @@ def enroll(
     move: Annotated[
         bool, typer.Option(help="Take over faces that are enrolled as somebody else.")
     ] = False,
+    from_xmp: Annotated[
+        bool,
+        typer.Option(
+            "--people-from-xmp",
+            help="Enrol whom digiKam, Picasa or Lightroom named in the photos of SOURCE.",
+        ),
+    ] = False,
     model: Model = None,
     device: Device = None,
     json: Json = False,
@@ -129,6 +183,8 @@ def enroll(
     if name is None and given:
         raise UsageError(f"{given[0]} goes with one photo and --name")
     target: Path | list[Entry] = source
+    if name is not None and from_xmp:
+        raise UsageError("--people-from-xmp reads the names; leave --name out")
     if name is not None:
         if source.is_dir():
             raise UsageError(f"{source}: --name goes with one photo, not a folder")
@@ -138,7 +194,7 @@ def enroll(
         common.open_engine(library, embed_model=model, embed_device=device) as engine,
         Progress("enroll") as progress,
     ):
-        report = engine.enroll(target, collection, move=move, progress=progress)
+        report = engine.enroll(target, collection, move=move, from_xmp=from_xmp, progress=progress)
     if common.wants_json(json):
         emit({**common.plain(report), "failures": common.plain(report.failures)})
     else:
@@ -154,3 +210,50 @@ def enroll(
             common.say_failure(doubt)
     if report.failures:
         raise typer.Exit(common.EXIT_PARTIAL)
+
+
+def rejected(
+    library: Library = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Only this collection.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the faces that were found but not stored, being too small or too poor."""
+    with common.open_engine(library) as engine:
+        found = list(engine.rejected(collection))
+    if common.wants_json(json):
+        emit({"rejected": found})
+    elif not found:
+        tell("no rejected faces")
+    else:
+        rows = [(f.photo, f"#{f.ordinal}", f"{f.quality:.2f}", f.reason) for f in found]
+        common.table("", ["photo", "face", "quality", "reason"], rows)
+
+
+def duplicates(
+    library: Library = None,
+    collection: CollectionName = DEFAULT,
+    distance: Annotated[
+        int | None,
+        typer.Option(min=0, max=7, help="Bits that near duplicates may differ in.  [default: 4]"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List photos that are there more than once: the same file, or the same picture."""
+    with common.open_engine(library) as engine:
+        found = engine.duplicates(collection, distance=distance)
+    if common.wants_json(json):
+        emit(found)
+        return
+    rows = [
+        (f"{kind} {number}", path)
+        for kind, groups in (("exact", found.exact), ("near", found.near))
+        for number, group in enumerate(groups, 1)
+        for path in group
+    ]
+    if rows:
+        common.table("", ["copies", "file"], rows)
+    tell(f"{len(found.exact)} photos in several files, {len(found.near)} groups of near duplicates")
+    if found.unhashed:
+        say(f"{found.unhashed} photos ingested by an earlier version were not compared")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.faces.align import align, to_crops
 from facesearch.faces.detect import Detector
+from facesearch.faces.quality import Measures, measure
 from facesearch.photos.decode import decode
+from facesearch.photos.metadata import blocks, position, taken_at
+from facesearch.photos.phash import phash
 from facesearch.settings import DetectSpec, PhotoLimits
-from facesearch.values import Crops, Detections, Photo
+from facesearch.values import Crops, Detections, Photo, PhotoFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Extraction:
         size: (width, height) of the upright original in pixels.
         detections: N faces, in pixels of the upright original.
         crops: the same N faces, aligned.
+        measures: what quality is made of, of the same faces.
+        facts: what else the photo says.
     """
 
     name: str
@@ -32,6 +37,8 @@ class Extraction:
     size: tuple[int, int]
     detections: Detections
     crops: Crops
+    measures: Measures
+    facts: PhotoFacts = field(default_factory=PhotoFacts)
 
 
 class Extractor:
@@ -40,14 +47,16 @@ class Extractor:
     Args:
         detect: how faces are looked for.
         limits: what a photo may cost.
+        gps: whether to tell where a photo was taken.
 
     Raises:
         ModelError: the detector's weights are missing or damaged.
     """
 
-    def __init__(self, detect: DetectSpec, limits: PhotoLimits) -> None:
+    def __init__(self, detect: DetectSpec, limits: PhotoLimits, gps: bool = False) -> None:
         self._detector = Detector(detect)
         self._limits = limits
+        self._gps = gps
 
     def __call__(self, data: bytes, name: str) -> Extraction:
         """The faces of a photo.
@@ -65,10 +74,20 @@ class Extractor:
         photo = decode(data, name, self._limits, self._detector.wanted)
         detections = self._detector.detect(photo)
         wanted = finer(photo, detections)
+        exif = blocks(data)[0]
+        where = position(exif) if self._gps else None
+        facts = PhotoFacts(phash(photo.pixels), taken_at(exif), where)
         if wanted is not None:
             photo = decode(data, name, self._limits, wanted)
+        crops = align(photo, detections)
         return Extraction(
-            name, photo.sha256, photo.original_size, detections, align(photo, detections)
+            name,
+            photo.sha256,
+            photo.original_size,
+            detections,
+            crops,
+            measure(crops, detections),
+            facts,
         )
 
 

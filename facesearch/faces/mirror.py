@@ -31,15 +31,14 @@ class MirroredEmbedder:
     def embed(self, crops: Crops) -> Embeddings:
         """Unit vectors of (N, 112, 112, 3) uint8 BGR crops, in order; N may be 0.
 
-        The quality of a face is the mean norm of its two embeddings, times the length of the mean
-        of their unit vectors: what is left of the norm after averaging, where both norms are equal.
+        The quality of a face is the norm of its plain embedding, without the mirror image: what
+        `faces.quality` was fitted on.
         """
         both = self._embedder.embed(np.concatenate([crops, crops[:, :, ::-1]]))
         n = len(crops)
         mean = (both.vectors[:n] + both.vectors[n:]) / 2
         length = np.linalg.norm(mean, axis=1)
-        quality = (both.quality[:n] + both.quality[n:]) / 2 * length
-        return Embeddings(mean / length[:, None], quality, self.contract)
+        return Embeddings(mean / length[:, None], both.quality[:n], self.contract)
 
 
 def mirrored(contract: ModelContract) -> ModelContract:

@@ -57,6 +57,8 @@ def annotate(photo: Photo, identification: Identification) -> Pixels:
 def _label(number: int, face: ProbeFace) -> str:
     if face.decision is Decision.MATCH:
         return f"{face.candidates[0].name}\n{face.candidates[0].score:.3f} (#{number})"
+    if face.decision is Decision.INSUFFICIENT:
+        return f"too poor to say (#{number})"
     if face.candidates:
         best = face.candidates[0]
         return f"unknown (#{number})\nbest {best.score:.3f} < {face.threshold.value:.3f}"

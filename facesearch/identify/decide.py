@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from facesearch.identify.judge import Judgement
 from facesearch.store.gallery import FaceRecord
 from facesearch.values import (
+    F32,
     Candidate,
     Decision,
     Detections,
-    Embeddings,
     Identity,
     Matches,
     ProbeFace,
@@ -43,6 +43,19 @@ class Identification:
 
 
 @dataclass(frozen=True, slots=True)
+class Assessed:
+    """How good N probe faces are.
+
+    Attributes:
+        quality: (N,) 0 to 1.
+        insufficient: why each is too poor to be given a name; "" where it is not. N of them.
+    """
+
+    quality: F32
+    insufficient: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What one collection answered for all faces of a probe, and who is meant.
 
@@ -67,18 +80,19 @@ class Found:
 
 def answer(
     detections: Detections,
-    embeddings: Embeddings,
+    assessed: Assessed,
     found: list[Found],
     judgement: Judgement,
     top: int,
 ) -> tuple[ProbeFace, ...]:
     """One `ProbeFace` a detection: the `top` best distinct identities of all collections.
 
-    A candidate at or above the threshold is a match; a probe face whose best candidate is not is
-    unknown, and its candidates are shown for investigation only.
+    A face that is too poor is said to be so, whoever it resembles. Otherwise a candidate at or
+    above the threshold is a match; a probe face whose best candidate is not is unknown, and its
+    candidates are shown for investigation only.
     """
     return tuple(
-        _probe_face(detections, embeddings, row, _candidates(found, row, judgement, top), judgement)
+        _probe_face(detections, assessed, row, _candidates(found, row, judgement, top), judgement)
         for row in range(len(detections))
     )
 
@@ -118,22 +132,24 @@ def _candidates(
 
 def _probe_face(
     detections: Detections,
-    embeddings: Embeddings,
+    assessed: Assessed,
     row: int,
     candidates: tuple[Candidate, ...],
     judgement: Judgement,
 ) -> ProbeFace:
     x1, y1, x2, y2 = detections.boxes[row].tolist()
     matched = bool(candidates) and candidates[0].decision is Decision.MATCH
+    decision = Decision.MATCH if matched else Decision.UNKNOWN
     return ProbeFace(
         box=(x1, y1, x2, y2),
         landmarks=tuple((x, y) for x, y in detections.landmarks[row].tolist()),
         detection_score=float(detections.scores[row]),
-        quality=float(embeddings.quality[row]),
-        decision=Decision.MATCH if matched else Decision.UNKNOWN,
+        quality=float(assessed.quality[row]),
+        decision=Decision.INSUFFICIENT if assessed.insufficient[row] else decision,
         threshold=judgement.threshold,
         candidates=candidates,
         too_close=too_close(candidates, judgement.noise),
+        insufficient=assessed.insufficient[row],
     )
 
 

@@ -87,7 +87,8 @@ def from_entries(
                 continue
             count = len(found.detections)
             numbers = np.arange(count, dtype=np.int64)
-            faces = StoredFaces(found.size, numbers, np.zeros_like(numbers), found.detections)
+            nobody = np.zeros_like(numbers)
+            faces = StoredFaces(found.size, numbers, nobody, found.detections, numbers)
             row = choose(faces, entry.face)
             if isinstance(row, str):
                 failures.append(Failure(entry.path, row, f"not used: {count} faces found in it"))

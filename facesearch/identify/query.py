@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from facesearch.errors import PhotoError
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
-from facesearch.identify.decide import Found, Identification, answer
+from facesearch.faces.quality import quality, why
+from facesearch.identify.decide import Assessed, Found, Identification, answer
 from facesearch.identify.judge import Judgement
 from facesearch.index.live import LiveIndex
 from facesearch.ingest.worker import bounded_map
@@ -65,6 +66,7 @@ class Query:
         judge: number of templates searched to how scores are judged.
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
+        min_quality: below it a face is not given a name.
     """
 
     database: Database
@@ -75,6 +77,7 @@ class Query:
     judge: Callable[[int], Judgement]
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
+    min_quality: float = 0.0
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
@@ -114,7 +117,8 @@ class Query:
             rows = slice(start, start + len(embeddings))
             start = rows.stop
             parts = [part.rows(rows) for part in found]
-            faces = answer(extraction.detections, embeddings, parts, judgement, self.top)
+            assessed = self._assessed(extraction, embeddings)
+            faces = answer(extraction.detections, assessed, parts, judgement, self.top)
             main = principal(extraction.detections, extraction.size) if faces else None
             identification = Identification(
                 extraction.name,
@@ -176,6 +180,17 @@ class Query:
                 read = [item for item in chunk if not isinstance(item, Failure)]
                 answers = iter(self.identify_embedded(read) if read else [])
                 yield from (item if isinstance(item, Failure) else next(answers) for item in chunk)
+
+    def _assessed(self, extraction: Extraction, embeddings: Embeddings) -> Assessed:
+        figures = quality(extraction.measures, embeddings)
+        insufficient = (
+            f"quality {figure:.3f} is below {self.min_quality:g}: {why(extraction.measures, row)}; "
+            "use a better photo"
+            if figure < self.min_quality
+            else ""
+            for row, figure in enumerate(figures.tolist())
+        )
+        return Assessed(figures, tuple(insufficient))
 
     def _allowed(self, collection: Collection) -> NDArray[np.int64] | None:
         return gallery.ids_where(self.database, collection, self.where) if self.where else None

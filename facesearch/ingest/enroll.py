@@ -15,19 +15,28 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from facesearch.errors import ManifestError, UsageError
 from facesearch.faces.extract import principal
 from facesearch.ingest.report import Report
 from facesearch.ingest.worker import Plan, Worker
 from facesearch.photos.find import Ignored, find
+from facesearch.photos.video import is_video
 from facesearch.store import gallery
 from facesearch.store.gallery import Person, StoredFaces
 from facesearch.values import Failure, JSONValue
 
+F64 = NDArray[np.float64]
+
 BATCH = 256
 """Entries enrolled in one transaction."""
 
-NO_FACE, NO_SUCH_FACE, CONFLICT = "no_face", "no_such_face", "conflict"
+LEAST_OVERLAP = 0.2
+"""Of a region and a face's box. Programs draw regions up to twice as wide as the detector does."""
+
+NO_FACE, NO_SUCH_FACE, CONFLICT, REJECTED = "no_face", "no_such_face", "conflict", "rejected"
 """Reasons why a photo that could be read was not enrolled."""
 
 
@@ -38,10 +47,12 @@ class FaceChoice:
     Attributes:
         ordinal: its number as `identify` prints it, from 0; or None.
         point: (x, y) in pixels of the upright photo, inside the face's box; or None.
+        region: x1 y1 x2 y2 as fractions of the upright photo, that overlaps the face; or None.
     """
 
     ordinal: int | None = None
     point: tuple[float, float] | None = None
+    region: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +126,10 @@ def _assign(worker: Worker, chunk: Sequence[Entry], report: EnrolReport, move: b
     for entry in chunk:
         faces = stored.get(entry.path)
         if faces is None:
-            if entry.path not in unreadable:  # it failed in an earlier run, and has not changed
+            if is_video(entry.path):
+                detail = "a video; enrol a frame of it (NAME.mp4#t=SECONDS), see 'search'"
+                report.not_enrolled.append(Failure(entry.path, "video", detail))
+            elif entry.path not in unreadable:  # it failed in an earlier run, and has not changed
                 detail = "could not be read in an earlier run; see 'facesearch failures'"
                 report.not_enrolled.append(Failure(entry.path, "failed", detail))
             continue
@@ -125,6 +139,10 @@ def _assign(worker: Worker, chunk: Sequence[Entry], report: EnrolReport, move: b
             report.not_enrolled.append(Failure(entry.path, row, detail))
             continue
         face_id = int(faces.face_ids[row])
+        if not face_id:
+            detail = "its face was rejected as too small or too poor; see 'facesearch rejected'"
+            report.not_enrolled.append(Failure(entry.path, REJECTED, detail))
+            continue
         if chosen.setdefault(face_id, entry.person) != entry.person:
             detail = f"two entries claim this face: {chosen[face_id].name}, {entry.person.name}"
             report.not_enrolled.append(Failure(entry.path, CONFLICT, detail))
@@ -165,12 +183,16 @@ def choose(faces: StoredFaces, wanted: FaceChoice) -> int | str:
     if n == 0:
         return NO_FACE
     if wanted.ordinal is not None:
-        return wanted.ordinal if 0 <= wanted.ordinal < n else NO_SUCH_FACE
+        rows = (faces.ordinals == wanted.ordinal).nonzero()[0]
+        return int(rows[0]) if len(rows) else NO_SUCH_FACE
     if wanted.point is not None:
         x, y = wanted.point
         x1, y1, x2, y2 = faces.detections.boxes.T
         hits = ((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)).nonzero()[0]
         return int(hits[0]) if len(hits) else NO_SUCH_FACE
+    if wanted.region is not None:
+        shares = overlaps(faces, wanted.region)
+        return int(shares.argmax()) if shares.max() >= LEAST_OVERLAP else NO_SUCH_FACE
     return principal(faces.detections, faces.size)
 
 
@@ -193,6 +215,17 @@ def read_entries(source: Path, ignored: dict[str, int]) -> Iterable[Entry]:
         f"{source}: neither a folder of folders NAME/*.jpg nor a .csv or .jsonl list "
         "(one photo is enrolled with --name)"
     )
+
+
+def overlaps(faces: StoredFaces, region: tuple[float, float, float, float]) -> F64:
+    """(N,) intersection over union of each face's box with a region, in fractions of the photo."""
+    x1, y1, x2, y2 = np.array(region) * (faces.size * 2)
+    left, top, right, bottom = faces.detections.boxes.astype(np.float64).T
+    width = np.clip(np.minimum(right, x2) - np.maximum(left, x1), 0, None)
+    height = np.clip(np.minimum(bottom, y2) - np.maximum(top, y1), 0, None)
+    common = width * height
+    either = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - common
+    return np.asarray(common / np.maximum(either, 1e-9))
 
 
 def from_folders(root: Path, ignored: dict[str, int]) -> Iterator[Entry]:
@@ -229,10 +262,18 @@ def from_manifest(path: Path) -> Iterator[Entry]:
     Raises:
         ManifestError: the file cannot be read or a line is malformed; the message names the line.
     """
-    lines = _jsonl(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else _csv(path)
     base = path.resolve().parent
-    for number, fields in lines:
+    for number, fields in rows(path):
         yield _entry(fields, base, f"{path}:{number}")
+
+
+def rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """The rows of a CSV (with a header) or JSONL file, each with its line; empty fields left out.
+
+    Raises:
+        ManifestError: the file cannot be read or a line is malformed.
+    """
+    return _jsonl(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else _csv(path)
 
 
 _COLUMNS = {"path", "identity", "external_id", "metadata", "face", "x", "y"}

@@ -18,9 +18,12 @@ class Report:
         unchanged: of these, known from an earlier run and skipped.
         failed_before: of these, files that failed in an earlier run and were not tried again.
         elsewhere: files that another job, running at the same time, took care of.
-        photos: photos added.
+        photos: photos added, frames of videos among them.
+        frames: of these, frames of videos.
+        videos: videos read.
         duplicates: files whose bytes were there already under another path.
         faces: faces added.
+        rejected: faces found and not stored, because of the policy.
         no_face: files in which no face was found.
         changed: files whose content was another than before.
         faces_removed: faces that went because no file holds their photo any more.
@@ -40,8 +43,11 @@ class Report:
     failed_before: int = 0
     elsewhere: int = 0
     photos: int = 0
+    frames: int = 0
+    videos: int = 0
     duplicates: int = 0
     faces: int = 0
+    rejected: int = 0
     no_face: int = 0
     changed: int = 0
     faces_removed: int = 0
@@ -65,7 +71,7 @@ class Report:
     @property
     def processed(self) -> int:
         """Files that were read."""
-        return self.photos + self.duplicates + self.failed
+        return self.photos - self.frames + self.videos + self.duplicates + self.failed
 
     @property
     def settled(self) -> int:

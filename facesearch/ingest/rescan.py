@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
+from facesearch.errors import PhotoError, Reason
 from facesearch.ingest.report import Report
+from facesearch.photos import archive, place
 from facesearch.store import presence
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -25,8 +26,9 @@ def rescan(
 ) -> None:
     """Look for every known file at or under `roots`, after they have been ingested.
 
-    Only a file that the operating system says is not there counts as missing; one that cannot be
-    looked at, say on a disk that fails, does not.
+    Only a file that the operating system says is not there counts as missing, and what lay in it;
+    one that cannot be looked at, say on a disk that fails, does not, nor does a member of an
+    archive that is damaged.
 
     Args:
         database: the store.
@@ -51,9 +53,9 @@ def rescan(
 
 def _is_missing(path: str) -> bool:
     try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+        place.stamp(path)
+    except PhotoError as err:
+        inside = archive.split(path)
+        cut = inside is not None and archive.opened(inside[0]).failures
+        return err.reason is Reason.MISSING and not cut
     return False

@@ -11,7 +11,6 @@ each claims a few files at a time (`facesearch.store.leases`).
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,13 +24,24 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from facesearch.errors import FacesearchError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each, nothing
 from facesearch.faces.extract import Extraction
+from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
+from facesearch.photos import place
+from facesearch.photos.video import is_video
 from facesearch.store import leases, ledger
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
 from facesearch.store.leases import Work, stamp_of
-from facesearch.store.ledger import Duplicate, Extracted, Failed, FileStamp, Known, Outcome
+from facesearch.store.ledger import Known
+from facesearch.store.outcomes import (
+    Container,
+    Duplicate,
+    Extracted,
+    Failed,
+    FileStamp,
+    Outcome,
+)
 from facesearch.store.tables import now
 from facesearch.values import Crops, Embeddings, Failure
 
@@ -109,6 +119,8 @@ class Worker:
             for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
+        film: a video to its outcome and those of its frames that are kept.
+        gate: which faces are stored.
         progress: called with the report so far, after every batch and every few hundred files.
     """
 
@@ -118,6 +130,8 @@ class Worker:
     embedder: Callable[[], Embedder]
     threads: int
     shift: Shift
+    film: Callable[[FileStamp], list[Outcome]]
+    gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
 
     def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
@@ -165,7 +179,8 @@ class Worker:
         faces, since = 0, time.monotonic()
         try:
             one = partial(self._one, plan=plan)
-            for item in bounded_map(pool, one, work, WINDOW * self.threads):
+            photos = self._photos(work, report, plan, others)
+            for item in bounded_map(pool, one, photos, WINDOW * self.threads):
                 pending.append(item)
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
                 full = faces >= BATCH_FACES or len(pending) >= BATCH_FILES
@@ -200,8 +215,8 @@ class Worker:
                     fresh.append(item)
                 else:
                     others.holding.append(item)
-            for start in range(0, len(fresh), CLAIM_FILES):
-                yield from self._claim(fresh[start : start + CLAIM_FILES], report, plan, others)
+            for hand in _hands(fresh):
+                yield from self._claim(hand, report, plan, others)
             if len(others.holding) > MANY_HELD:
                 yield from self._left(report, plan, others)
 
@@ -221,6 +236,27 @@ class Worker:
         for start in range(0, len(held), BATCH_FILES):
             mine += self._claim(held[start : start + BATCH_FILES], report, plan, others)
         return mine
+
+    def _photos(
+        self, work: Iterable[Work], report: Report, plan: Plan, others: _Others
+    ) -> Iterator[Work]:
+        """The work but for videos, which are done here and now, each in one transaction."""
+        for item in work:
+            if isinstance(item, Failed) or not is_video(item.path):
+                yield item
+                continue
+            outcomes = [o for o in self.film(item) if not self._was_erased(o, plan)]
+            self._record(outcomes, report, others, item)
+
+    def _was_erased(self, outcome: Outcome, plan: Plan) -> bool:
+        """Whether a frame is of a video read before, and a face in it was erased since."""
+        if plan.restore_erased or not isinstance(outcome, Extracted):
+            return False
+        stored, whole = (
+            self._ask(ledger.is_stored, self.collection, outcome.sha256, whole=whole)
+            for whole in (False, True)
+        )
+        return stored and not whole
 
     def _settled(self, before: Known, report: Report, plan: Plan) -> None:
         """Count a file that needs nothing."""
@@ -261,14 +297,26 @@ class Worker:
         extractions = [item[1] for item in pending if isinstance(item, tuple)]
         embedded = iter(self._embedded([e.crops for e in extractions]))
         outcomes: list[Outcome] = [
-            item
-            if not isinstance(item, tuple)
-            else Extracted(
-                item[0], item[1].sha256, item[1].size, item[1].detections, next(embedded)
-            )
+            item if not isinstance(item, tuple) else assessed(self.gate, *item, next(embedded))
             for item in pending
         ]
-        done = self._ask(ledger.record_leased, self.collection, outcomes, self.shift.worker)
+        self._record(outcomes, report, others)
+
+    def _record(
+        self,
+        outcomes: Sequence[Outcome],
+        report: Report,
+        others: _Others,
+        video: FileStamp | None = None,
+    ) -> None:
+        """Record outcomes, of photos or of one video and its frames, and count them."""
+        done = self._ask(
+            ledger.record_leased,
+            self.collection,
+            outcomes,
+            self.shift.worker,
+            video.path if video else None,
+        )
         others.holding += done.again
         report.faces += done.faces
         report.changed += done.changed
@@ -280,10 +328,16 @@ class Worker:
                     report.add_failure(Failure(file.path, reason.value, detail))
                 case Duplicate():
                     report.duplicates += 1
-                case Extracted(detections=detections):
+                case Extracted(detections=detections, rejected=rejected):
                     report.photos += 1
+                    report.frames += video is not None
+                    report.rejected += sum(why not in ("", ELSEWHERE) for why in rejected)
                     report.no_face += len(detections) == 0
-        report.elsewhere += len(outcomes) - len(done.outcomes) - len(done.again)
+                case Container(faces=faces):
+                    report.videos += 1
+                    report.no_face += faces == 0
+        lost = len(outcomes) - len(done.outcomes) - len(done.again)
+        report.elsewhere += lost if video is None else lost > 0
         self.progress(replace(report))
 
     def _embedded(self, groups: list[Crops]) -> list[Embeddings]:
@@ -318,13 +372,20 @@ def bounded_map(
         yield result
 
 
+def _hands(fresh: Sequence[Work]) -> Iterator[Sequence[Work]]:
+    """What is claimed together: a few photos, or one video, which takes long."""
+    photos = [item for item in fresh if not is_video(stamp_of(item).path)]
+    for start in range(0, len(photos), CLAIM_FILES):
+        yield photos[start : start + CLAIM_FILES]
+    for item in fresh:
+        if is_video(stamp_of(item).path):
+            yield [item]
+
+
 def _stamp(path: str | Failure) -> FileStamp | Failed:
     if isinstance(path, Failure):
         return Failed(FileStamp(path.path, 0, 0), Reason(path.reason), path.detail)
     try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        return Failed(FileStamp(path, 0, 0), Reason.MISSING, "no such file")
-    except OSError as err:
-        return Failed(FileStamp(path, 0, 0), Reason.UNREADABLE, err.strerror or str(err))
-    return FileStamp(path, info.st_size, info.st_mtime_ns)
+        return FileStamp(path, *place.stamp(path))
+    except PhotoError as err:
+        return Failed(FileStamp(path, 0, 0), err.reason, err.detail)

@@ -7,7 +7,9 @@
         if isinstance(found, Found):
             photo = read_photo(found.path, PhotoLimits(), wanted=1280)
 
-`find` walks folders; `read` reads a file's bytes; `decode` makes a `Photo` of them, helped by
-`headers` and `tiff` (structure, pure Python), `formats` (the values between) and `pixels` (the
-decoding libraries). Only `decode` and `pixels` import anything heavy.
+`find` walks folders and archives; `place` opens a photo by its path, whether it is a file (`read`),
+a member of an archive (`archive`, `zip`, `tar`) or a frame (`video`); `decode` makes a `Photo` of
+its bytes, helped by `headers` and `tiff` (structure, pure Python), `formats` (the values between),
+`pixels` and `heif` (the decoding libraries). `metadata` and `regions` read what a file says beside
+its pixels, `phash` what they look like.
 """

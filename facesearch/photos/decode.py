@@ -1,6 +1,6 @@
 """Decoding a photo: bounded, upright, complete or refused.
 
-`decode` turns the bytes of a JPEG, PNG, WebP, BMP, TIFF or GIF file into a `Photo`, or raises
+`decode` turns the bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF or HEIC file into a `Photo`, or raises
 `PhotoError`; nothing else comes out of it, whatever goes in. It is pure, keeps no state, writes
 nothing to stderr and may run on many threads at once. The format is told by the first bytes; the
 file's name plays no part.
@@ -34,7 +34,8 @@ and of one that is no good:
 | header says more than `max_pixels` (decompression bombs), before memory is spent; or memory does not suffice | TOO_MANY_PIXELS |
 | WebP of more than 179 megapixels (Pillow's own bound) | TOO_MANY_PIXELS |
 | none of the formats | NOT_AN_IMAGE |
-| HEIC, AVIF, JPEG 2000, JPEG XL, PSD, PDF, BigTIFF, camera raw, run-length BMP | UNSUPPORTED |
+| HEIC, where the extra `heif` is not installed | UNSUPPORTED |
+| AVIF, JPEG 2000, JPEG XL, PSD, PDF, BigTIFF, camera raw, run-length BMP | UNSUPPORTED |
 | floating-point, signed or 32-bit TIFF; CIELab TIFF; 12-bit and lossless JPEG | UNSUPPORTED |
 | the file, or the data coded in it, end before the picture does | TRUNCATED |
 | wrong checksum, impossible structure, undecodable data | CORRUPT |
@@ -54,29 +55,28 @@ import numpy as np
 from facesearch.errors import PhotoError, Reason
 from facesearch.photos.formats import Format, Refusal
 from facesearch.photos.headers import read_header
+from facesearch.photos.heif import decode_heif, is_heif
 from facesearch.photos.pixels import decode_pixels
-from facesearch.photos.read import read_bytes
+from facesearch.photos.place import read_place
 from facesearch.settings import PhotoLimits
 from facesearch.values import Photo, Pixels
-
-__all__ = ["decode", "read_bytes", "read_photo"]
 
 
 def read_photo(
     path: str | os.PathLike[str], limits: PhotoLimits | None = None, wanted: int | None = None
 ) -> Photo:
-    """Read and decode one photo file.
+    """Read and decode one photo.
 
     Args:
-        path: the file.
+        path: a file, or a member of an archive (see `photos.place`).
         limits: what it may cost; None for the defaults.
         wanted: as for `decode`.
 
     Raises:
-        PhotoError: see `read_bytes` and `decode`.
+        PhotoError: see `read_place` and `decode`.
     """
     limits = limits or PhotoLimits()
-    return decode(read_bytes(path, limits), os.fspath(path), limits, wanted)
+    return decode(read_place(path, limits), os.fspath(path), limits, wanted)
 
 
 def decode(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = None) -> Photo:
@@ -101,6 +101,10 @@ def decode(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = Non
     try:
         if not data:
             raise Refusal(Reason.EMPTY, "empty file (zero bytes)")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if is_heif(data):
+            pixels = decode_heif(data, limits)
+            return Photo(pixels, (pixels.shape[1], pixels.shape[0]), sha256, name)
         header = read_header(data, limits)
         factor = 1
         if wanted is not None and header.format is Format.JPEG:
@@ -113,7 +117,7 @@ def decode(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = Non
     return Photo(
         _upright(pixels, header.orientation),
         size if header.orientation < 5 else size[::-1],
-        hashlib.sha256(data).hexdigest(),
+        sha256,
         name,
     )
 

@@ -1,23 +1,30 @@
-"""Finding photos under folders: streaming, in a fixed order, nothing dropped in silence.
+"""Finding photos in folders and archives: streaming, in a fixed order, nothing dropped in silence.
 
 A walk holds the names of the folders it stands in and one (device, inode) pair a folder visited,
-never a list of files, so an archive of 10^8 photos needs no more memory than its largest folder.
+never a list of files, so 10^8 photos need no more memory than the largest folder, or the listing of
+the largest zip or tar archive.
 """
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from facesearch.errors import Reason, UsageError
+from facesearch.errors import PhotoError, Reason, UsageError
+from facesearch.photos import archive
 from facesearch.photos.read import os_detail, os_reason
 from facesearch.values import Failure
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-SUFFIXES = frozenset((*_JPEG, ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"))
-"""What a file in a folder must end in, in lower case, to be taken for a photo."""
+_LOSSLESS = (".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif")
+_VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *_VIDEO))
+"""What a file in a folder must end in, in lower case, to be taken for a photo or a video."""
 
 HIDDEN = "(hidden)"
 NO_SUFFIX = "(no suffix)"
@@ -52,37 +59,107 @@ def find(sources: Iterable[Path]) -> Iterator[Found | Ignored | Failure]:
 
     Names are visited in code point order, depth first, so the order is the same at every run.
     Links are followed, and each folder is visited once, however often it is reached. A file
-    that is named as a source is yielded whatever it is called.
+    that is named as a source is yielded whatever it is called. Archives (`archive.SUFFIXES`) are
+    read like folders, wherever they are met.
 
     Args:
-        sources: files and folders; held in memory, unlike what is found in them.
+        sources: files, folders, members of archives (`a.zip!/b`, a file or folder in it) and
+            patterns: `*`, `?` and `[...]` stand for parts of a name, `**` for any folders. Held in
+            memory, unlike what is found in them.
 
     Yields:
-        `Found` for a photo; `Ignored` for everything else in a folder; `Failure` (reason MISSING
-        or UNREADABLE) for a folder that cannot be listed or a link that leads nowhere, after which
-        the walk goes on.
+        `Found` for a photo; `Ignored` for everything else in a folder; `Failure` for a folder or
+        archive that cannot be listed, what in it cannot be read, or a link that leads nowhere,
+        after which the walk goes on.
 
     Raises:
-        UsageError: a source does not exist. Raised by the call, before anything is yielded.
+        UsageError: a source does not exist, or a pattern fits nothing. Raised by the call, before
+            anything is yielded.
     """
-    roots = [Path(source) for source in sources]
-    for root in roots:
-        try:
-            root.stat()
-        except (FileNotFoundError, NotADirectoryError, ValueError) as err:
-            raise UsageError(f"{root}: no such file or folder; check the path") from err
-        except OSError:
-            continue  # it is there, but may not be looked at: recorded when the walk gets to it
-    return _walk(roots)
+    return _walk([root for source in sources for root in _roots(Path(source))])
 
 
-def _walk(roots: list[Path]) -> Iterator[Found | Ignored | Failure]:
+def find_listed(paths: Iterable[str]) -> Iterator[Found | Ignored | Failure]:
+    """As `find`, for a list of any length that is read as it is needed.
+
+    A path that does not exist is a `Failure`; patterns are not expanded.
+    """
+    seen: set[tuple[int, int]] = set()
+    for path in paths:
+        yield from _walk_root(_Root(Path(path)), seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """Where a walk starts.
+
+    Attributes:
+        path: a file or folder.
+        inside: the member, or folder of members, of the archive at `path` that is meant.
+        wanted: what follows `path` in the paths that are taken; None for all.
+    """
+
+    path: Path
+    inside: str = ""
+    wanted: re.Pattern[str] | None = None
+
+
+def _roots(source: Path) -> list[_Root]:
+    """What a source named by the user stands for."""
+    name = os.fspath(source)
+    try:
+        source.stat()
+        return [_Root(source)]
+    except (FileNotFoundError, NotADirectoryError, ValueError) as err:
+        if inside := archive.split(name):
+            return [_Root(Path(inside[0]), inside[1])]
+        if not glob.has_magic(name):
+            raise UsageError(f"{source}: no such file or folder; check the path") from err
+    except OSError:
+        return [_Root(source)]  # there, but not to be looked at: recorded when the walk gets to it
+    start, deep, rest = name.partition("**")
+    roots = [Path(found) for found in sorted(glob.glob(start.rstrip("/") or "."))]
+    wanted = re.compile(_any_depth(deep + rest)) if deep else None
+    if not roots:
+        raise UsageError(f"{source}: nothing fits this pattern; check it")
+    return [_Root(root, wanted=wanted) for root in roots]
+
+
+def _any_depth(pattern: str) -> str:
+    """A regular expression for the rest of a pattern, from its first `**` on."""
+    parts = pattern.strip("/").split("/")
+    names = ("(?:/[^/]+)*" if part == "**" else "/" + _TOKEN.sub(_token, part) for part in parts)
+    return "".join(names) + "(?:/.*)?"
+
+
+_TOKEN = re.compile(r"\[!?\]?[^]]*\]|.", re.DOTALL)
+
+
+def _token(match: re.Match[str]) -> str:
+    token = match[0]
+    if len(token) > 1:  # a set of characters
+        return fnmatch.translate(token).removeprefix("(?s:")[: -len(r")\Z")]
+    return {"*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token))
+
+
+def _walk(roots: list[_Root]) -> Iterator[Found | Ignored | Failure]:
     seen: set[tuple[int, int]] = set()
     for root in roots:
-        if os.path.isdir(root):
-            yield from _walk_folder(root, seen)
-        else:
-            yield Found(root)
+        yield from _walk_root(root, seen)
+
+
+def _walk_root(root: _Root, seen: set[tuple[int, int]]) -> Iterator[Found | Ignored | Failure]:
+    if os.path.isdir(root.path):
+        for item in _walk_folder(root.path, seen):
+            below = os.fspath(item.path)[len(os.fspath(root.path)) :]
+            if root.wanted is None or isinstance(item, Failure) or root.wanted.fullmatch(below):
+                yield item
+    elif archive.is_archive(root.path.name) and root.path.exists():
+        yield from _walk_archive(root.path, root.inside)
+    elif (inside := archive.split(os.fspath(root.path))) and not os.path.lexists(root.path):
+        yield from _walk_archive(Path(inside[0]), inside[1])
+    else:
+        yield Found(root.path)
 
 
 def _walk_folder(root: Path, seen: set[tuple[int, int]]) -> Iterator[Found | Ignored | Failure]:
@@ -102,13 +179,51 @@ def _walk_folder(root: Path, seen: set[tuple[int, int]]) -> Iterator[Found | Ign
                     seen.add(identity)
                     with os.scandir(path) as entries:
                         pending += sorted(entries, key=lambda entry: entry.name, reverse=True)
-            elif (suffix := path.suffix.lower()) not in SUFFIXES:
+            elif (suffix := path.suffix.lower()) not in SUFFIXES and not archive.is_archive(
+                path.name
+            ):
                 yield Ignored(path, suffix or NO_SUFFIX)
             elif here.is_file():
-                yield Found(path)
+                yield from (Found(path),) if suffix in SUFFIXES else _walk_archive(path)
             elif os.path.exists(path):
                 yield Ignored(path, SPECIAL)
             else:
                 yield Failure(os.fspath(path), Reason.MISSING, "vanished, or a link to nothing")
         except OSError as err:
             yield Failure(os.fspath(path), os_reason(err), os_detail(err))
+
+
+def _walk_archive(path: Path, inside: str = "") -> Iterator[Found | Ignored | Failure]:
+    """The members of an archive: all, or one, or those in a folder in it."""
+    try:
+        listed = archive.opened(os.fspath(path))
+    except PhotoError as err:
+        yield Failure(err.where, err.reason.value, err.detail)
+        return
+    folder = inside.rstrip("/") + "/" if inside else ""
+    found = False
+    for name in listed.sizes:
+        if not (name == inside or name.startswith(folder)):
+            continue
+        found = True
+        member = Path(f"{path}{archive.SEPARATOR}{name}")
+        suffix = member.suffix.lower()
+        if name == inside:
+            yield Found(member)
+        elif any(part.startswith(".") for part in name.split("/")):
+            yield Ignored(member, HIDDEN)
+        elif archive.is_archive(name):
+            detail = "an archive within an archive is not opened; unpack the outer one"
+            yield Failure(os.fspath(member), Reason.UNSUPPORTED, detail)
+        elif suffix in _VIDEO:
+            detail = "a video within an archive is not read; unpack it"
+            yield Failure(os.fspath(member), Reason.UNSUPPORTED, detail)
+        elif suffix in SUFFIXES:
+            yield Found(member)
+        else:
+            yield Ignored(member, suffix or NO_SUFFIX)
+    if inside and not found:
+        detail = "no such member in the archive"
+        yield Failure(f"{path}{archive.SEPARATOR}{inside}", Reason.MISSING, detail)
+    for failure in () if inside else listed.failures:
+        yield Failure(failure.where, failure.reason.value, failure.detail)

@@ -227,7 +227,7 @@ _READERS: tuple[tuple[bytes, Callable[[bytes, PhotoLimits], Header]], ...] = (
 )
 _UNSUPPORTED: tuple[tuple[bytes, int, str], ...] = (
     (b"ftypavi", 4, "AVIF"),
-    (b"ftyp", 4, "HEIC or a video"),
+    (b"ftyp", 4, "AVIF or a video"),
     (b"\0\0\0\x0cjP  ", 0, "JPEG 2000"),
     (b"\0\0\0\x0cJXL ", 0, "JPEG XL"),
     (b"\xff\x0a", 0, "JPEG XL"),

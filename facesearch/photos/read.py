@@ -25,10 +25,10 @@ def read_bytes(path: str | os.PathLike[str], limits: PhotoLimits) -> bytes:
     """
     name = os.fspath(path)
     try:
-        _require_regular(os.stat(path), name)
+        require_regular(os.stat(path), name)
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
-            _require_regular(status, name)
+            require_regular(status, name)
             size = status.st_size
             if size > limits.max_bytes:
                 raise PhotoError(
@@ -48,7 +48,12 @@ def read_bytes(path: str | os.PathLike[str], limits: PhotoLimits) -> bytes:
     return data
 
 
-def _require_regular(status: os.stat_result, name: str) -> None:
+def require_regular(status: os.stat_result, name: str) -> None:
+    """Refuse pipes, sockets, devices and folders.
+
+    Raises:
+        PhotoError: UNREADABLE.
+    """
     if not stat.S_ISREG(status.st_mode):
         raise PhotoError(Reason.UNREADABLE, name, "not a regular file")
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
 
 from facesearch.errors import NotFoundError, UsageError
 from facesearch.store.collections import Collection, bump
 from facesearch.store.database import Database
 from facesearch.store.ledger import ERASED, FAILED, by_paths
 from facesearch.store.paths import from_text
-from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, RemovalRow, now
+from facesearch.store.tables import (
+    FaceRow,
+    FileRow,
+    IdentityRow,
+    PhotoRow,
+    RejectionRow,
+    RemovalRow,
+    now,
+)
 from facesearch.values import Detections, Identity, JSONValue
 
 
@@ -40,20 +50,22 @@ class StoredFaces:
 
     Attributes:
         size: (width, height) of the photo.
-        face_ids: (N,) int64, by ordinal.
+        face_ids: (N,) int64, by ordinal; 0 for a face that was found and rejected.
         identity_ids: (N,) int64, 0 for none.
         detections: the same N faces.
+        ordinals: (N,) int64 number of each in the photo; erased ones are missing.
     """
 
     size: tuple[int, int]
     face_ids: NDArray[np.int64]
     identity_ids: NDArray[np.int64]
     detections: Detections
+    ordinals: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class FaceRecord:
-    """A face with its photo, as shown to a user."""
+    """A face with its photo, as shown to a user; taken when, by the camera's clock."""
 
     face_id: int
     identity_id: int
@@ -62,51 +74,53 @@ class FaceRecord:
     score: float
     quality: float
     photo: str
+    taken_at: datetime | None = None
 
 
 def faces_of(
     database: Database, collection: Collection, paths: Sequence[str]
 ) -> dict[str, StoredFaces]:
     """The stored faces of each of `paths` that was processed, by path."""
-    query = (
-        select(FileRow.path, PhotoRow.width, PhotoRow.height, *_FACE_COLUMNS)
-        .join(PhotoRow, PhotoRow.id == FileRow.photo_id)
-        .outerjoin(FaceRow, FaceRow.photo_id == PhotoRow.id)
-        .where(by_paths(collection, paths), FileRow.state != FAILED)
-        .order_by(FileRow.path, FaceRow.ordinal)
-    )
+    wanted = by_paths(collection, paths), FileRow.state != FAILED
     grouped: dict[str, list[tuple[object, ...]]] = {}
     with database.read() as connection:
-        for row in connection.execute(query):
-            grouped.setdefault(from_text(row[0]), []).append(tuple(row[1:]))
+        for columns, table in ((_FACE_COLUMNS, FaceRow), (_REJECTED_COLUMNS, RejectionRow)):
+            query = (
+                select(FileRow.path, PhotoRow.width, PhotoRow.height, *columns)
+                .join(PhotoRow, PhotoRow.id == FileRow.photo_id)
+                .outerjoin(table, table.photo_id == PhotoRow.id)
+                .where(*wanted)
+                .order_by(FileRow.path)
+            )
+            for row in connection.execute(query):
+                grouped.setdefault(from_text(row[0]), []).append(tuple(row[1:]))
     return {path: _stored(rows) for path, rows in grouped.items()}
 
 
-_FACE_COLUMNS = (
-    FaceRow.id,
-    FaceRow.identity_id,
-    FaceRow.x1,
-    FaceRow.y1,
-    FaceRow.x2,
-    FaceRow.y2,
-    FaceRow.landmarks,
-    FaceRow.score,
-)
+def _columns(table: type[FaceRow] | type[RejectionRow]) -> tuple[Any, ...]:
+    t = table
+    return t.x1, t.y1, t.x2, t.y2, t.landmarks, t.score, t.ordinal
+
+
+_FACE_COLUMNS = (FaceRow.id, FaceRow.identity_id, *_columns(FaceRow))
+_REJECTED_COLUMNS = (literal(0), literal(0), *_columns(RejectionRow))
 
 
 def _stored(rows: Sequence[tuple[object, ...]]) -> StoredFaces:
-    faces = [row[2:] for row in rows if row[2] is not None]
+    """Faces of one photo, of rows (width, height, then the columns above); no face: no ordinal."""
+    faces: list[Any] = [row[2:] for row in rows if row[10] is not None]
+    faces.sort(key=lambda face: face[8])
     n = len(faces)
-    landmarks = b"".join(face[6] for face in faces)  # type: ignore[misc]
     return StoredFaces(
         size=(int(rows[0][0]), int(rows[0][1])),  # type: ignore[call-overload]
         face_ids=np.array([face[0] for face in faces], np.int64),
         identity_ids=np.array([face[1] or 0 for face in faces], np.int64),
         detections=Detections(
             np.array([face[2:6] for face in faces], np.float32).reshape(n, 4),
-            np.frombuffer(landmarks, "<f4").reshape(n, 5, 2),
+            np.frombuffer(b"".join(face[6] for face in faces), "<f4").reshape(n, 5, 2),
             np.array([face[7] for face in faces], np.float32),
         ),
+        ordinals=np.array([face[8] for face in faces], np.int64),
     )
 
 
@@ -351,7 +365,11 @@ def _records(database: Database, condition: ColumnElement[bool]) -> list[FaceRec
         .correlate(FaceRow)
         .scalar_subquery()
     )
-    query = select(*_FACE_COLUMNS, FaceRow.ordinal, FaceRow.quality, path).where(condition)
+    query = (
+        select(*_FACE_COLUMNS, FaceRow.quality, path, PhotoRow.taken_at)
+        .join(PhotoRow, PhotoRow.id == FaceRow.photo_id)
+        .where(condition)
+    )
     with database.read() as connection:
         return [
             FaceRecord(
@@ -362,6 +380,7 @@ def _records(database: Database, condition: ColumnElement[bool]) -> list[FaceRec
                 score=row[7],
                 quality=row[9],
                 photo=from_text(row[10] or ""),
+                taken_at=row[11],
             )
             for row in connection.execute(query.order_by(FaceRow.id))
         ]

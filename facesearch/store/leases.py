@@ -15,7 +15,8 @@ from sqlalchemy import Connection, update
 from facesearch.store import jobs, ledger
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database, insert_new
-from facesearch.store.ledger import PENDING, Failed, FileStamp, Known
+from facesearch.store.ledger import PENDING, Known
+from facesearch.store.outcomes import Failed, FileStamp
 from facesearch.store.paths import to_text
 from facesearch.store.tables import FileRow, now
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -31,9 +32,10 @@ from facesearch.errors import Reason
 from facesearch.store import photo_rows
 from facesearch.store.collections import Collection, bump
 from facesearch.store.database import Database
-from facesearch.store.paths import from_text, to_text
+from facesearch.store.outcomes import Container, Duplicate, Extracted, Failed, FileStamp, Outcome
+from facesearch.store.paths import beginnings, from_text, to_text
 from facesearch.store.tables import FaceRow, FileRow, IdentityRow, PhotoRow, now
-from facesearch.values import Detections, Embeddings, Failure
+from facesearch.values import Failure
 
 PENDING, DONE, NO_FACE = "pending", "done", "no_face"
 FAILED, ERASED, GONE = "failed", "erased", "gone"
@@ -42,60 +44,6 @@ it anew reads it again. Gone: `--rescan` found it missing; what was stored of it
 
 TRANSIENT = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.INTERNAL})
 """Reasons of a failure that may have passed at the next run, though the file has not changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileStamp:
-    """A file as the file system shows it: a change of size or time means new content.
-
-    Attributes:
-        path: absolute path.
-        size: bytes.
-        mtime_ns: modification time, nanoseconds since the epoch.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Extracted:
-    """A file that was read, with every face in it.
-
-    Attributes:
-        file: the file.
-        sha256: hex digest of its bytes.
-        size: (width, height) of the upright photo in pixels.
-        detections: N faces; their order becomes their ordinal.
-        embeddings: of the same N faces.
-    """
-
-    file: FileStamp
-    sha256: str
-    size: tuple[int, int]
-    detections: Detections
-    embeddings: Embeddings
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """A file whose bytes the collection already holds."""
-
-    file: FileStamp
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A file that could not be processed."""
-
-    file: FileStamp
-    reason: Reason
-    detail: str
-
-
-Outcome = Extracted | Duplicate | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,34 +156,50 @@ def record(database: Database, collection: Collection, outcomes: Sequence[Outcom
     Raises:
         StoreError, LibraryError, DiskFullError: nothing of the batch was stored.
     """
-    return _record(database, collection, outcomes, None).faces if outcomes else 0
+    return _record(database, collection, outcomes, None, None).faces if outcomes else 0
 
 
 def record_leased(
-    database: Database, collection: Collection, outcomes: Sequence[Outcome], worker: int
+    database: Database,
+    collection: Collection,
+    outcomes: Sequence[Outcome],
+    worker: int,
+    video: str | None = None,
 ) -> Recorded:
     """`record`, of those files alone that `worker` still has in hand; it has them no longer then.
 
     Where a file's bytes have changed, the photo it held before goes with its faces, unless another
     file holds it too or somebody is enrolled from it.
 
+    Args:
+        database: the store.
+        collection: of the files.
+        outcomes: a few hundred at most.
+        worker: the caller.
+        video: path of the video that all outcomes are of, itself and its frames: who has it in hand
+            has them all. Frames of it that were kept before and are not among them go.
+
     Raises:
         As `record`.
     """
-    return _record(database, collection, outcomes, worker)
+    return _record(database, collection, outcomes, worker, video)
 
 
 def _record(
-    database: Database, collection: Collection, outcomes: Sequence[Outcome], worker: int | None
+    database: Database,
+    collection: Collection,
+    outcomes: Sequence[Outcome],
+    worker: int | None,
+    video: str | None,
 ) -> Recorded:
     with database.write() as connection:
         revision = bump(connection, collection.id)
         before = _files_before(connection, collection, outcomes)
         if worker is not None:
             held = {path for path, row in before.items() if row.lease == worker}
-            outcomes = [o for o in outcomes if to_text(o.file.path) in held]
+            outcomes = [o for o in outcomes if to_text(video or o.file.path) in held]
         read = {o.sha256: o for o in outcomes if isinstance(o, Extracted)}
-        digests = {o.sha256 for o in outcomes if not isinstance(o, Failed)}
+        digests = {o.sha256 for o in outcomes if isinstance(o, Extracted | Duplicate)}
         photo_ids = photo_rows.ids(connection, collection.id, digests)
         again = [
             o.file
@@ -246,19 +210,25 @@ def _record(
             outcomes = [o for o in outcomes if o.file not in again]
             paths = by_paths(collection, [file.path for file in again])
             connection.execute(update(FileRow).where(paths).values(lease=None))
-        new = {digest: o.size for digest, o in read.items() if digest not in photo_ids}
+        new = {digest: (o.size, o.facts) for digest, o in read.items() if digest not in photo_ids}
         photo_ids |= photo_rows.insert_photos(connection, collection.id, new)
         stored = photo_rows.stored_faces(connection, photo_ids.values())
-        rows = [
+        found = [
             row | {"collection_id": collection.id, "photo_id": photo_ids[digest]}
             for digest, o in read.items()
-            for row in photo_rows.face_values(o.detections, o.embeddings, revision)
+            for row in photo_rows.face_values(
+                o.detections, o.embeddings, o.quality, o.rejected, revision
+            )
             if (photo_ids[digest], row["ordinal"]) not in stored
         ]
+        rows = [row for row in found if not row["reason"]]
         if rows:
-            connection.execute(insert(FaceRow), rows)
-        with_faces = {photo for photo, _ in stored} | {row["photo_id"] for row in rows}
+            connection.execute(insert(FaceRow), photo_rows.without(rows, "reason"))
+        photo_rows.write_rejections(connection, found, [photo_ids[digest] for digest in read])
+        with_faces = photo_rows.with_faces(connection, photo_ids.values())
         left = _write_files(connection, collection.id, outcomes, photo_ids, with_faces, before)
+        if video is not None and any(row.attempts for row in before.values()):
+            left += _drop_frames(connection, collection, video, outcomes)
         dropped = photo_rows.drop_orphans(connection, collection.id, revision, set(left))
         return Recorded(outcomes, again, len(rows), len(left), *dropped)
 
@@ -278,19 +248,20 @@ def failures(database: Database, collection: Collection | None = None) -> Iterat
 def forget_unreachable(
     database: Database, collection: Collection, sources: SizedIterable[str]
 ) -> None:
-    """Drop failures to reach things at or under `sources` (absolute paths) before a new walk.
+    """Drop failures to reach or list things at or under `sources` (absolute paths) before a walk.
 
     The walk records anew what still cannot be reached; what is reachable again, or no longer there,
     must not stay listed.
     """
-    roots = tuple(source.rstrip("/") + "/" for source in sources)
+    roots = tuple(source.rstrip("/") + end for source in sources for end in ("/", "!/"))
     with database.write() as connection:
         rows = connection.execute(
             select(FileRow.id, FileRow.path).where(
                 FileRow.collection_id == collection.id,
                 FileRow.state == FAILED,
                 FileRow.lease.is_(None),
-                FileRow.reason.in_([Reason.MISSING.value, Reason.UNREADABLE.value]),
+                FileRow.reason.in_([Reason.MISSING.value, Reason.UNREADABLE.value])
+                | ((FileRow.size == 0) & (FileRow.mtime_ns == 0)),
             )
         ).all()
         for row_id, path in rows:
@@ -346,11 +317,12 @@ def _write_files(
     added, changed, left = [], [], []
     for path, o in {to_text(o.file.path): o for o in outcomes}.items():
         was = before.get(path)
-        photo_id = None if isinstance(o, Failed) else photo_ids[o.sha256]
+        photo_id = photo_ids[o.sha256] if isinstance(o, Extracted | Duplicate) else None
+        found = o.faces > 0 if isinstance(o, Container) else photo_id in with_faces
         row = {
             "size": o.file.size,
             "mtime_ns": o.file.mtime_ns,
-            "state": FAILED if photo_id is None else DONE if photo_id in with_faces else NO_FACE,
+            "state": FAILED if isinstance(o, Failed) else DONE if found else NO_FACE,
             "reason": o.reason.value if isinstance(o, Failed) else None,
             "detail": to_text(o.detail) if isinstance(o, Failed) else None,
             "photo_id": photo_id,
@@ -376,6 +348,30 @@ def _write_files(
             changed,
         )
     return left
+
+
+def _drop_frames(
+    connection: Connection, collection: Collection, video: str, outcomes: Sequence[Outcome]
+) -> list[int]:
+    """Forget the frames of a video that are not among the outcomes; returns the photos they held.
+
+    Those of which a face was erased stay, so that it does not come back.
+    """
+    paths = {to_text(o.file.path) for o in outcomes}
+    unsure = any(isinstance(o, Failed) and o.reason in TRANSIENT for o in outcomes)
+    if to_text(video) not in paths or unsure:
+        return []
+    begins = beginnings(video, "#t=")
+    rows = connection.execute(
+        select(FileRow.id, FileRow.path, FileRow.photo_id).where(
+            FileRow.collection_id == collection.id,
+            FileRow.state != ERASED,
+            or_(*(func.substr(FileRow.path, 1, len(text)) == text for text in begins)),
+        )
+    ).all()
+    gone = [(row_id, photo_id) for row_id, path, photo_id in rows if path not in paths]
+    connection.execute(delete(FileRow).where(FileRow.id.in_([row_id for row_id, _ in gone])))
+    return [photo_id for _, photo_id in gone if photo_id is not None]
 
 
 def counts(database: Database, collection: Collection | None = None) -> Counts:

@@ -22,10 +22,17 @@ def to_text(path: str) -> str:
     return path
 
 
-def prefixes(folder: str) -> tuple[str, str]:
-    """What the texts of all paths below a folder begin with: valid ones, and "raw:" ones."""
-    inside = folder.rstrip("/") + "/"
-    return inside, _RAW + quote_from_bytes(os.fsencode(inside))
+def prefixes(path: str) -> list[str]:
+    """What the texts of all paths in a folder, an archive or a video begin with."""
+    ends = "/", "!/", "#t="
+    return [text for end in ends for text in beginnings(path.rstrip("/"), end)]
+
+
+def beginnings(path: str, end: str) -> tuple[str, ...]:
+    """What the texts of all paths that go on so after `path` begin with: valid ones and "raw:"."""
+    raw = _RAW + quote_from_bytes(os.fsencode(path + end))
+    text = to_text(path + end)
+    return (raw,) if text == raw else (text, raw)
 
 
 def from_text(text: str) -> str:

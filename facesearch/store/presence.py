@@ -55,8 +55,9 @@ def under(
 def missing(database: Database, files: Sequence[Recorded], since: datetime) -> tuple[int, int]:
     """Record that files are not there any more.
 
-    A file whose bytes lie elsewhere too leaves that place alone behind; one that never could be
-    read leaves nothing; any other is marked gone, and what was stored of it stays.
+    A file whose bytes lie elsewhere too leaves that place alone behind; one of which nothing was
+    stored, that never could be read or is a video (its frames are files of their own), leaves
+    nothing; any other is marked gone, and what was stored of it stays.
 
     Args:
         database: the store.
@@ -64,12 +65,14 @@ def missing(database: Database, files: Sequence[Recorded], since: datetime) -> t
         since: bytes that were first seen elsewhere after this count as moved.
 
     Returns:
-        The number of files moved, and of files gone.
+        The number of files moved, and of files gone; videos are not counted, their frames are.
     """
     ids = [file.id for file in files]
     with database.write() as connection:
         there = (FileRow.id.in_(ids)) & FileRow.lease.is_(None)
-        connection.execute(delete(FileRow).where(there, FileRow.state == FAILED))
+        empty = delete(FileRow).where(there, FileRow.photo_id.is_(None))
+        videos = connection.execute(empty.where(FileRow.state != FAILED)).rowcount
+        connection.execute(empty)
         connection.execute(update(FileRow).where(there).values(state=GONE, updated_at=now()))
         photos = dict(
             connection.execute(
@@ -85,7 +88,7 @@ def missing(database: Database, files: Sequence[Recorded], since: datetime) -> t
         connection.execute(delete(FileRow).where(FileRow.id.in_(leaving)))
         newest = [elsewhere[photos[file]] for file in leaving]
     moved = sum(at.replace(tzinfo=since.tzinfo) >= since for at in newest)
-    return moved, len(files) - moved
+    return moved, len(files) - moved - videos
 
 
 def gone(database: Database, collection: Collection, roots: Sequence[str]) -> int:
@@ -134,5 +137,7 @@ def _gone(collection: Collection, roots: Sequence[str]) -> tuple[ColumnElement[b
 def _at(roots: Sequence[str]) -> ColumnElement[bool]:
     """Condition: a path at or under one of `roots`."""
     same = FileRow.path.in_([to_text(root) for root in roots])
-    begins = [to_text(prefix) for root in roots for prefix in prefixes(root)]
-    return or_(same, *(func.substr(FileRow.path, 1, len(text)) == text for text in begins))
+    lengths: dict[int, list[str]] = {}  # an OR of each by itself is deeper than SQLite goes
+    for text in (text for root in roots for text in prefixes(root)):
+        lengths.setdefault(len(text), []).append(text)
+    return or_(same, *(func.substr(FileRow.path, 1, n).in_(texts) for n, texts in lengths.items()))

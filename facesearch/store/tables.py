@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from facesearch.values import JSONValue
 
-SCHEMA_HEAD = "0003"
+SCHEMA_HEAD = "0004"
 """Revision of `migrations/versions` that these tables describe."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -87,6 +87,12 @@ class PhotoRow(Base):
     width: Mapped[int] = mapped_column(Integer)
     height: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    phash: Mapped[int | None] = mapped_column(BigInteger)
+    """Perceptual hash, its 64 bits as a signed number."""
+    taken_at: Mapped[datetime | None] = mapped_column(DateTime)
+    """When it was taken by the camera's clock, whose zone is unknown."""
+    latitude: Mapped[float | None] = mapped_column(Float)
+    longitude: Mapped[float | None] = mapped_column(Float)
 
 
 class FileRow(Base):
@@ -196,6 +202,7 @@ class FaceRow(Base):
     """Five (x, y) pairs, float32."""
     score: Mapped[float] = mapped_column(Float)
     quality: Mapped[float] = mapped_column(Float)
+    """0 to 1, see `faces.quality`."""
     embedding: Mapped[bytes] = mapped_column(LargeBinary)
     """D float16, unit length before rounding."""
     identity_id: Mapped[int | None] = mapped_column(
@@ -203,6 +210,29 @@ class FaceRow(Base):
     )
     changed: Mapped[int] = mapped_column(BigInteger)
     """The collection's revision that last touched this row."""
+
+
+class RejectionRow(Base):
+    """A face that was found and is too small or too poor, by the policy, to be stored."""
+
+    __tablename__ = "rejections"
+    __table_args__ = (
+        UniqueConstraint("photo_id", "ordinal"),
+        Index(None, "collection_id"),
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    photo_id: Mapped[int] = mapped_column(ForeignKey("photos.id", ondelete="CASCADE"))
+    ordinal: Mapped[int] = mapped_column(Integer)
+    x1: Mapped[float] = mapped_column(Float)
+    y1: Mapped[float] = mapped_column(Float)
+    x2: Mapped[float] = mapped_column(Float)
+    y2: Mapped[float] = mapped_column(Float)
+    landmarks: Mapped[bytes] = mapped_column(LargeBinary)
+    score: Mapped[float] = mapped_column(Float)
+    quality: Mapped[float] = mapped_column(Float)
+    reason: Mapped[str] = mapped_column(Text)
 
 
 class RemovalRow(Base):

@@ -24,7 +24,7 @@ from facesearch.identify.judge import Rule
 from facesearch.ingest.enroll import Entry
 from facesearch.store import calibrations, collections, gallery, ledger
 from facesearch.store.gallery import Person
-from facesearch.store.ledger import Extracted, FileStamp
+from facesearch.store.outcomes import Extracted, FileStamp
 from facesearch.values import Decision, Detections, Embeddings
 
 PEOPLE, PHOTOS, NOISE = 150, 2, 0.6
@@ -53,7 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, demo_photos: Path) -> Path:
                 vectors[i : i + 1].astype(np.float32), np.ones(1, np.float32), collection.contract
             )
             stamp = FileStamp(path, 1, 1)
-            photo = Extracted(stamp, f"{i:064x}", (100, 100), face, embedding)
+            quality = np.ones(1, np.float32)
+            photo = Extracted(stamp, f"{i:064x}", (100, 100), face, embedding, quality, ("",))
             ledger.record(engine.database, collection, [photo])
         stored = gallery.faces_of(engine.database, collection, paths)
         people = [(int(stored[p].face_ids[0]), Person(p.split("/")[2])) for p in paths]

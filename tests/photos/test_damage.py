@@ -300,7 +300,7 @@ def test_memory_is_spent_on_pixels_alone(portrait: Image.Image, tmp_path: Path) 
         (b"PK\3\4" + bytes(100), Reason.NOT_AN_IMAGE),
         (b"\x7fELF" + bytes(100), Reason.NOT_AN_IMAGE),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", Reason.NOT_AN_IMAGE),
-        (b"\0\0\0\x18ftypheic" + bytes(100), Reason.UNSUPPORTED),
+        (b"\0\0\0\x18ftypisom" + bytes(100), Reason.UNSUPPORTED),
         (b"\0\0\0\x1cftypavif" + bytes(100), Reason.UNSUPPORTED),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), Reason.UNSUPPORTED),
         (b"8BPS\0\1" + bytes(100), Reason.UNSUPPORTED),

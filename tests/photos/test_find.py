@@ -8,13 +8,22 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from facesearch.errors import Reason, UsageError
-from facesearch.photos.find import HIDDEN, NO_SUFFIX, SEEN, SPECIAL, Found, Ignored, find
+from facesearch.photos.find import (
+    HIDDEN,
+    NO_SUFFIX,
+    SEEN,
+    SPECIAL,
+    Found,
+    Ignored,
+    find,
+    find_listed,
+)
 from facesearch.values import Failure
 
 
@@ -39,10 +48,10 @@ def test_photos_by_suffix_in_order(tmp_path: Path) -> None:
 
 
 def test_everything_else_is_reported(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "b.txt", "c.TXT", "d", "e.heic", ".f.jpg", ".g/h.jpg", "i/j.txt")
+    touch(tmp_path, "a.jpg", "b.txt", "c.TXT", "d", "e.avif", ".f.jpg", ".g/h.jpg", "i/j.txt")
     os.mkfifo(tmp_path / "k.jpg")
     ignored = Counter(item.suffix for item in find([tmp_path]) if isinstance(item, Ignored))
-    assert ignored == {".txt": 3, NO_SUFFIX: 1, ".heic": 1, HIDDEN: 2, SPECIAL: 1}
+    assert ignored == {".txt": 3, NO_SUFFIX: 1, ".avif": 1, HIDDEN: 2, SPECIAL: 1}
     assert photos([tmp_path]) == [tmp_path / "a.jpg"]
 
 
@@ -150,3 +159,48 @@ def test_a_folder_without_permission_is_a_failure_and_the_walk_goes_on() -> None
     assert (found[1].path, found[1].reason) == (str(root / "locked"), Reason.UNREADABLE)
     assert "Permission denied" in found[1].detail
     assert found[2] == Found(root / "z.jpg")
+
+
+# --- patterns and lists
+
+
+def test_patterns(tmp_path: Path) -> None:
+    touch(tmp_path, "2019/a.jpg", "2019/deep/b.jpg", "2019/deep/c.png", "2020/d.jpg", "e.jpg")
+    touch(tmp_path, "2019/deep/er/[f].jpg")
+
+    def fits(pattern: str) -> list[str]:
+        return [str(path.relative_to(tmp_path)) for path in photos([tmp_path / pattern])]
+
+    deep = ["2019/deep/b.jpg", "2019/deep/c.png", "2019/deep/er/[f].jpg"]
+    assert fits("*.jpg") == ["e.jpg"]
+    assert fits("20??/*.jpg") == ["2019/a.jpg", "2020/d.jpg"]
+    assert fits("20[!2]9") == ["2019/a.jpg", *deep]
+    assert fits("2019/**/*.jpg") == ["2019/a.jpg", "2019/deep/b.jpg", "2019/deep/er/[f].jpg"]
+    assert fits("**/deep") == deep
+    assert fits("**/deep/*.[pj][np]g") == deep[:2]
+    assert fits("**/[[]f].jpg") == fits("2019/deep/er/[f].jpg") == deep[2:]
+    assert fits("**") == ["2019/a.jpg", *deep, "2020/d.jpg", "e.jpg"]
+    with pytest.raises(UsageError, match="nothing fits"):
+        find([tmp_path / "*.bmp"])
+
+
+def test_a_pattern_does_not_run_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "a/b/c.jpg")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+    assert photos([tmp_path / "**" / "*.jpg"]) == [tmp_path / "a" / "b" / "c.jpg"]
+
+
+def test_a_list_is_read_as_it_is_needed(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b/c.jpg", "b/d.txt")
+
+    def paths() -> Iterator[str]:
+        yield str(tmp_path / "a.jpg")
+        yield str(tmp_path / "lost.jpg")
+        yield str(tmp_path / "b")
+        raise AssertionError("read too far")
+
+    found = find_listed(paths())
+    assert next(found) == Found(tmp_path / "a.jpg")
+    assert next(found) == Found(tmp_path / "lost.jpg")  # reading it says that it is not there
+    assert next(found) == Found(tmp_path / "b" / "c.jpg")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from facesearch.store.ledger import Extracted, FileStamp
+from facesearch.store.outcomes import Extracted, FileStamp
 from facesearch.values import Detections, Embeddings, ModelContract
 
 CONTRACT = ModelContract("test", "0" * 64, "112x112 RGB", 8)
@@ -26,4 +26,6 @@ def extracted(path: str, sha256: str, faces: int = 1, seed: int = 0) -> Extracte
             np.linspace(0.99, 0.9, faces, dtype=np.float32),
         ),
         Embeddings(vectors, np.full(faces, 10, np.float32), CONTRACT),
+        np.linspace(0.9, 0.5, faces, dtype=np.float32),
+        ("",) * faces,
     )

@@ -74,6 +74,9 @@ def test_upgrade_of_a_database_with_rows(tmp_path: Path) -> None:
         assert np.array_equal(np.concatenate([b.vectors for b in batches]), before)
     with database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        # lengths of embeddings have become quality; of a model other than SFace nothing is known
+        found = connection.execute(text("SELECT quality FROM faces ORDER BY id")).scalars().all()
+        assert found == [0.5, 0.5, 0.5]
     calibrations.add(database, collection, NEW)
     with database.write() as connection:
         connection.execute(text("DELETE FROM collections"))

@@ -14,7 +14,8 @@ from facesearch.store.collections import Collection
 from facesearch.store.database import Database
 from facesearch.store.gallery import Person
 from facesearch.store.leases import Work
-from facesearch.store.ledger import Duplicate, Extracted, Failed, FileStamp, Known
+from facesearch.store.ledger import Known
+from facesearch.store.outcomes import Duplicate, Extracted, Failed, FileStamp
 from tests.store.made import extracted
 
 FILES: list[Work] = [FileStamp(f"/{i}.jpg", 1000, 1) for i in range(6)]

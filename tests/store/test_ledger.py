@@ -10,7 +10,7 @@ from facesearch.errors import ContractError, NotFoundError, Reason, StoreError
 from facesearch.store import collections, feed, ledger
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
-from facesearch.store.ledger import Duplicate, Failed, FileStamp
+from facesearch.store.outcomes import Duplicate, Failed, FileStamp
 from facesearch.values import ModelContract
 from tests.store.made import CONTRACT, extracted
 

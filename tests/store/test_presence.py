@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from facesearch.store import ledger, presence
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
-from facesearch.store.ledger import Duplicate, FileStamp
+from facesearch.store.outcomes import Duplicate, FileStamp
 from tests.store.made import extracted
 
 BEFORE = datetime(2020, 1, 1, tzinfo=UTC)

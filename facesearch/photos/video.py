@@ -1,0 +1,125 @@
+"""Frames of videos, through OpenCV's FFmpeg. A frame's path says which and when: `a.mp4#t=12.500`.
+
+A frame is handed on as a BMP file, which is its pixels and nothing else: so everything that works
+on photos works on frames. OpenCV turns them upright.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from facesearch.errors import PhotoError, Reason
+from facesearch.photos.read import os_detail, os_reason, require_regular
+from facesearch.settings import PhotoLimits
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+"""What the name of a file ends in, in lower case, that is taken for a video."""
+_FRAME = re.compile(r"(.+)#t=(\d{1,7}\.\d{3})", re.DOTALL)
+_SECONDS_TO_WAIT = 30
+_COMPLETE = 0.9
+"""Share of the frames announced that a sound video has: some announce a guess."""
+
+# FFmpeg would talk on stderr about every damaged file; read when the first video is opened
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file of that name is taken for a video."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def frame_path(video: str, seconds: float) -> str:
+    """The path of a frame."""
+    return f"{video}#t={seconds:.3f}"
+
+
+def split(path: str) -> tuple[str, float] | None:
+    """Video and time of a frame's path; None if it is none."""
+    match = _FRAME.fullmatch(path)
+    if match is None or not is_video(match[1]) or not os.path.isfile(match[1]):
+        return None
+    return match[1], float(match[2])
+
+
+def sampled(path: str, every: float, limits: PhotoLimits) -> Iterator[tuple[float, bytes]]:
+    """(seconds, BMP file) of a frame every so many seconds, in order.
+
+    Raises:
+        PhotoError: it cannot be read, is no video, or (after the frames before the damage) ends
+            early.
+    """
+    capture = _opened(path, limits)
+    try:
+        rate = _rate(capture)
+        step = max(1.0, every * rate)
+        number, taken = 0, 0
+        while capture.grab():
+            if number == round(taken * step):
+                yield number / rate, _bmp(capture, path)
+                taken += 1
+            number += 1
+        if number < _COMPLETE * capture.get(cv2.CAP_PROP_FRAME_COUNT) or not number:
+            detail = f"the video ends after {number} frames, before it should"
+            raise PhotoError(Reason.TRUNCATED, path, detail)
+    finally:
+        capture.release()
+
+
+def frame(path: str, seconds: float, limits: PhotoLimits) -> bytes:
+    """One frame, as a BMP file.
+
+    Raises:
+        PhotoError: as `sampled`; MISSING if the video is not that long.
+    """
+    capture = _opened(path, limits)
+    try:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, round(seconds * _rate(capture)))
+        if not capture.grab():
+            where = frame_path(path, seconds)
+            raise PhotoError(Reason.MISSING, where, "the video has no such frame")
+        return _bmp(capture, path)
+    finally:
+        capture.release()
+
+
+def _opened(path: str, limits: PhotoLimits) -> cv2.VideoCapture:
+    try:
+        status = os.stat(path)
+    except OSError as err:
+        raise PhotoError(os_reason(err), path, os_detail(err)) from err
+    require_regular(status, path)
+    if not status.st_size:
+        raise PhotoError(Reason.EMPTY, path, "empty file (zero bytes)")
+    waits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
+    capture = cv2.VideoCapture()
+    try:
+        parameters = [value for wait in waits for value in (wait, 1000 * _SECONDS_TO_WAIT)]
+        opened = capture.open(path, cv2.CAP_FFMPEG, parameters)
+    except (cv2.error, UnicodeError) as err:
+        raise PhotoError(Reason.UNREADABLE, path, "OpenCV cannot open a file so named") from err
+    if not opened:
+        raise PhotoError(Reason.CORRUPT, path, "FFmpeg finds no video in it; damaged or incomplete")
+    width, height = (
+        int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    )
+    if width * height > limits.max_pixels:
+        detail = f"{width} x {height} pixels, more than photos.max_pixels ({limits.max_pixels:,})"
+        raise PhotoError(Reason.TOO_MANY_PIXELS, path, detail)
+    return capture
+
+
+def _rate(capture: cv2.VideoCapture) -> float:
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 0 < rate < 1000 else 25.0
+
+
+def _bmp(capture: cv2.VideoCapture, path: str) -> bytes:
+    read, pixels = capture.retrieve()
+    if not read:
+        raise PhotoError(Reason.CORRUPT, path, "a frame of it cannot be decoded")
+    return cv2.imencode(".bmp", np.asarray(pixels))[1].tobytes()

@@ -1,0 +1,157 @@
+"""Videos, made here of the bundled portraits: each face followed, kept once, found again."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facesearch import Engine
+from facesearch.errors import PhotoError, Reason, UsageError
+from facesearch.ingest.enroll import Entry
+from facesearch.ingest.video import LOST, Tracks
+from facesearch.photos.decode import decode, read_photo
+from facesearch.photos.video import frame, sampled, split
+from facesearch.settings import PhotoLimits
+from facesearch.store.gallery import Person
+from facesearch.values import Decision, Pixels
+
+LIMITS = PhotoLimits()
+CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+RATE, FRAMES = 20, 80
+
+
+def write_video(path: Path, frames: list[Pixels]) -> Path:
+    height, width = frames[0].shape[:2]
+    code = cv2.VideoWriter.fourcc(*CODECS[path.suffix])
+    writer = cv2.VideoWriter(str(path), code, RATE, (width, height))
+    for pixels in frames:
+        writer.write(pixels)
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="module")
+def people(demo_photos: Path) -> list[Path]:
+    return sorted((demo_photos / "people").rglob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def film(people: list[Path]) -> list[Pixels]:
+    """The first moves to the right, blurred but for one second; the second comes after 2 s."""
+    portraits = []
+    for path in people[:2]:
+        pixels = read_photo(path).pixels
+        factor = 300 / pixels.shape[0]
+        portraits.append(cv2.resize(pixels, None, fx=factor, fy=factor)[:, :300])
+    frames = []
+    for number in range(FRAMES):
+        pixels = np.full((340, 900, 3), 90, np.uint8)
+        first = portraits[0] if 20 <= number < 40 else cv2.GaussianBlur(portraits[0], (0, 0), 3)
+        left = 3 * number
+        pixels[20:320, left : left + first.shape[1]] = first
+        if number >= 40:
+            pixels[20:320, 590 : 590 + portraits[1].shape[1]] = portraits[1]
+        frames.append(pixels)
+    return frames
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Engine]:
+    with Engine.create(tmp_path / "library", embed_device="cpu") as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_frames_are_sampled_and_found_again(
+    tmp_path: Path, film: list[Pixels], suffix: str
+) -> None:
+    path = write_video(tmp_path / f"film{suffix}", film)
+    samples = list(sampled(str(path), 0.5, LIMITS))
+    assert [seconds for seconds, _ in samples] == [i / 2 for i in range(8)]
+    for seconds, data in samples:
+        assert frame(str(path), seconds, LIMITS) == data
+        photo = read_photo(f"{path}#t={seconds:.3f}")
+        assert np.array_equal(photo.pixels, decode(data, "", LIMITS).pixels)
+        assert np.abs(photo.pixels.astype(int) - film[round(seconds * RATE)]).mean() < 6
+    with pytest.raises(PhotoError) as caught:
+        read_photo(f"{path}#t=99.000")
+    assert caught.value.reason is Reason.MISSING
+    assert split(str(path)) is None
+    assert len(list(sampled(str(path), 0.01, LIMITS))) == FRAMES  # never the same frame twice
+
+
+def test_a_face_is_kept_once_where_it_is_seen_best(
+    library: Engine, film: list[Pixels], people: list[Path], tmp_path: Path
+) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    path = write_video(album / "film.mp4", film)
+    report = library.ingest([album])
+    assert (report.failed, report.faces, report.rejected) == (0, 2, 0)
+    for number, who in enumerate(people[:2]):
+        (match, *_) = library.search(who)[0].matches
+        assert match.score > 0.5
+        seconds = split(match.face.photo)
+        assert seconds is not None
+        assert seconds[0] == str(path)
+        assert (1 <= seconds[1] < 2) if number == 0 else seconds[1] >= 2
+        assert (
+            not library.enroll([Entry(match.face.photo, Person(f"P{number}"))]).failures or number
+        )
+    again = library.ingest([album])
+    assert (again.files, again.unchanged, again.faces) == (1, 1, 0)
+    answer = library.identify(f"{path}#t=1.500")
+    assert answer.faces[0].candidates[0].name == "P0"
+    assert answer.faces[0].decision is Decision.MATCH
+
+
+def test_damaged_videos(library: Engine, film: list[Pixels], tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    whole = write_video(tmp_path / "whole.avi", film).read_bytes()
+    mp4 = write_video(tmp_path / "whole.mp4", film).read_bytes()
+    (album / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    (album / "cut.mp4").write_bytes(mp4[: len(mp4) // 2])
+    (album / "empty.mkv").touch()
+    (album / "text.mov").write_text("no video")
+    with zipfile.ZipFile(album / "a.zip", "w") as archive:
+        archive.writestr("film.mp4", mp4)
+    report = library.ingest([album])
+    reasons = {f.path.removeprefix(f"{album}/"): f.reason for f in report.failures}
+    assert reasons.pop("cut.avi") in {"truncated", "corrupt"}
+    assert reasons == {
+        "a.zip!/film.mp4": "unsupported",
+        "cut.mp4": "corrupt",
+        "empty.mkv": "empty",
+        "text.mov": "corrupt",
+    }
+    assert library.ingest([album], retry_failed=True).faces == 0
+    with pytest.raises(UsageError, match="above zero"):
+        Engine.open(library.root, ingest_video_every=0.0).ingest([album])
+
+
+def test_tracks() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (v / np.linalg.norm(v) for v in rng.standard_normal((2, 128)))
+    here, there = [0, 0, 10, 10], [100, 100, 110, 110]
+    tracks = Tracks()
+
+    def add(seconds: float, *faces: tuple[list[int], np.ndarray, float]) -> None:
+        boxes, vectors, figures = zip(*faces, strict=True)
+        arrays = (np.array(column, np.float32) for column in (boxes, vectors, figures))
+        tracks.add(seconds, *arrays)
+
+    add(0, (here, a, 0.2), (there, b, 0.5))
+    add(1, (there, b, 0.9), (here, a, 0.1))
+    add(2, (here, b, 0.3), (there, a, 0.7))  # they have changed places
+    assert [track.shot for track in tracks.all] == [(2, 1), (1, 0)]
+    assert [track.best for track in tracks.all] == pytest.approx([0.7, 0.9])
+    add(2.5, (there, b, 0.1), (there, b, 0.2))  # one face cannot be two at once
+    assert len(tracks.all) == 3
+    add(3 + LOST, (here, a, 0.1))
+    assert len(tracks.all) == 4

@@ -1,4 +1,4 @@
-"""The engine: settings to a wired system. The public API, and the only place that picks parts.
+"""The engine: what a library can do. The public API; `parts` and `crew` wire what it needs.
 
     with facesearch.Engine.open("library") as engine:
         engine.ingest(["photos"])
@@ -11,22 +11,17 @@ Stages stay usable on their own: `facesearch.photos.decode`, `facesearch.faces.d
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from facesearch import library
+from facesearch.crew import Crew, Task
 from facesearch.errors import UsageError
-from facesearch.library import Library
 from facesearch.store import (
     calibrations,
-    collections,
     feed,
     gallery,
     jobs,
@@ -35,49 +30,29 @@ from facesearch.store import (
     rejections,
 )
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue, ModelContract
+from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from facesearch.faces.embedder import Embedder
-    from facesearch.faces.extract import Extraction, Extractor
+    from facesearch.faces.extract import Extraction
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
-    from facesearch.identify.judge import Rule
     from facesearch.identify.learn import Calibrated
-    from facesearch.identify.query import FaceMatches, Query
-    from facesearch.index.live import IndexStatus, LiveIndex
-    from facesearch.index.manifest import IndexHome
+    from facesearch.identify.query import FaceMatches
+    from facesearch.index.live import IndexStatus
     from facesearch.index.tune import Target, Tuning
     from facesearch.indexing import Problem
     from facesearch.ingest.duplicates import Duplicates
     from facesearch.ingest.enroll import EnrolReport, Entry
     from facesearch.ingest.report import Report
-    from facesearch.ingest.worker import Plan, Worker
-    from facesearch.photos.find import Found, Ignored
-    from facesearch.settings import Settings
-    from facesearch.store.calibrations import StoredCalibration
     from facesearch.store.jobs import Job
-    from facesearch.values import F16
 
 
-class Engine:
+class Engine(Crew):
     """An open library: one directory with its database, indexes, models and settings.
 
     Use `Engine.open` or `Engine.create`; close it, or use it in a `with` block. Searching is safe
     from several threads; ingest from one.
     """
-
-    def __init__(self, opened: Library) -> None:
-        self.root = opened.root
-        self.settings = opened.settings
-        self.database = opened.database
-        self._model_given = opened.model_given
-        self._live: dict[int, LiveIndex] = {}
-        self._embedders: dict[str, Embedder] = {}
-        self._probe_embedders: dict[str, Embedder] = {}
-        self._enrolled: dict[int, tuple[int, int]] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
@@ -104,22 +79,6 @@ class Engine:
             As `open` otherwise.
         """
         return cls(library.create_library(Path(path), overrides))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the database's connections and the indexes."""
-        self._live.clear()
-        self.database.close()
 
     # --- photos in
 
@@ -182,7 +141,7 @@ class Engine:
         ):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)
-            task = _Task(number, tuple(paths), rest, collection, plan)
+            task = Task(number, tuple(paths), rest, collection, plan)
             report = self._share(task, workers, progress)
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
@@ -674,39 +633,7 @@ class Engine:
         homes = [(c, self._home(c)) for c in self.collections()]
         return list(indexing.verify(self.database, self.root / "index", homes))
 
-    def live(self, collection: Collection) -> LiveIndex:
-        """The collection's index, brought up to every row committed before this call.
-
-        Raises:
-            IndexFileError: its current generation is damaged; `build_index` makes it anew.
-        """
-        from facesearch.index.live import LiveIndex
-
-        def revision() -> int:
-            return collections.revision(self.database, collection.id)
-
-        home = self._home(collection)
-        index = self._live.get(collection.id)
-        if index is None or index.outdated(home):
-            index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[collection.id] = index
-        if index.revision != revision():
-            index.apply(feed.changes(self.database, collection, index.revision))
-        return index
-
     # --- about the library
-
-    def collection(self, name: str = DEFAULT) -> Collection:
-        """The collection of that name.
-
-        Raises:
-            NotFoundError: there is none.
-        """
-        return collections.get(self.database, name)
-
-    def collections(self) -> list[Collection]:
-        """All collections, by name."""
-        return collections.every(self.database)
 
     def counts(self, collection: str | None = None) -> ledger.Counts:
         """How much a collection, or the whole library, holds."""
@@ -749,239 +676,10 @@ class Engine:
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
 
-    @property
-    def models_dir(self) -> Path:
-        """Where downloaded and registered models are kept."""
-        return self.root / "models"
-
-    @property
-    def threads(self) -> int:
-        """CPU threads that extraction uses."""
-        return self.settings.embed.threads or len(os.sched_getaffinity(0))
-
-    # --- wiring
-
-    @cached_property
-    def extractor(self) -> Extractor:
-        """Decode, detect, align: file bytes to aligned faces."""
-        from dataclasses import replace
-
-        from facesearch.faces.extract import Extractor
-
-        # a face that the policy stores must be found to begin with
-        detect, least = self.settings.detect, self.settings.ingest.min_face
-        if least:
-            detect = replace(detect, min_face=min(detect.min_face, least))
-        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
-
-    def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
-        """An embedder, loaded once.
-
-        Args:
-            model: its registry name; default from the settings.
-            mirror: whether faces are averaged with their mirror images; default from the settings.
-
-        Raises:
-            ModelError: no such model, or its weights are missing or corrupt.
-            DeviceError: the device asked for is not there.
-        """
-        from dataclasses import replace
-
-        from facesearch.faces.embed import load_embedder
-        from facesearch.faces.mirror import MirroredEmbedder
-
-        name = model or self.settings.embed.model
-        if name not in self._embedders:
-            spec = replace(self.settings.embed, model=name)
-            self._embedders[name] = load_embedder(spec, self.models_dir)
-        plain = self._embedders[name]
-        mirrored = self.settings.embed.mirror if mirror is None else mirror
-        return MirroredEmbedder(plain) if mirrored else plain
-
-    def embedder_of(self, collection: Collection) -> Embedder:
-        """The embedder that a collection was made with.
-
-        Raises:
-            ModelError: its model is not here, or its weights are missing or corrupt.
-            ContractError: the model of that name is another one by now.
-        """
-        from facesearch.faces.mirror import is_mirrored
-
-        contract = collection.contract
-        embedder = self.embedder(contract.name, is_mirrored(contract))
-        collections.require_contract(collection, embedder.contract)
-        return embedder
-
-    def probe_embedder(self, collection: Collection) -> Embedder:
-        """`embedder_of`, ready sooner for the first few faces.
-
-        Raises:
-            As `embedder_of`.
-        """
-        from dataclasses import replace
-
-        from facesearch.faces.embed import load_probe_embedder
-        from facesearch.faces.mirror import MirroredEmbedder, is_mirrored
-
-        model = collection.contract.name
-        if model not in self._probe_embedders:
-            spec = replace(self.settings.embed, model=model)
-            self._probe_embedders[model] = load_probe_embedder(
-                spec, self.models_dir, partial(self.embedder, model, mirror=False)
-            )
-        plain = self._probe_embedders[model]
-        embedder = MirroredEmbedder(plain) if is_mirrored(collection.contract) else plain
-        collections.require_contract(collection, embedder.contract)
-        return embedder
-
-    @cached_property
-    def _library_uuid(self) -> str:
-        return self.database.library_uuid()
-
-    def _home(self, collection: Collection) -> IndexHome:
-        from facesearch.index.centring import shipped_mean
-        from facesearch.index.manifest import IndexHome
-
-        return IndexHome(
-            self.root / "index" / str(collection.id),
-            self._library_uuid,
-            collection.id,
-            collection.contract.key,
-            collection.contract.dim,
-            shipped_mean(collection.contract) if self.settings.index.centre else None,
-        )
-
-    def _people(self, collection: Collection) -> F16:
-        """One face of each person, for the mean of the index."""
-        from facesearch.index.centring import MOST_PEOPLE
-
-        return feed.one_face_a_person(self.database, collection, MOST_PEOPLE).vectors
-
     def _rebuild_if_due(self, collection: Collection) -> None:
         """Build the index when too many faces lie outside the current generation."""
         if self.live(collection).status().delta > self.settings.index.max_delta:
             self.build_index(collection.name)
-
-    def _target(self, name: str) -> tuple[Collection, Callable[[], Embedder]]:
-        """The collection photos go to, created if need be, and what gives its embedder."""
-        from facesearch.faces import registry
-        from facesearch.faces.mirror import is_mirrored, mirrored
-
-        known = {c.name: c for c in self.collections()}
-        # a collection keeps the model it was created with, whatever the settings say by now
-        model_name, mirror = self.settings.embed.model, self.settings.embed.mirror
-        if name in known:
-            mirror = is_mirrored(known[name].contract)
-            model_name = model_name if self._model_given else known[name].contract.name
-        _, model = registry.resolve(model_name, self.models_dir)
-        if self.settings.embed.device not in {"auto", "cpu"}:
-            self.embedder(model_name)  # complain about a device that is not there before working
-        contract = mirrored(model.contract) if mirror else model.contract
-        target = collections.ensure(self.database, name, contract)
-        return target, partial(self.embedder, model_name, mirror)
-
-    @contextmanager
-    def _worker(
-        self,
-        job: int,
-        collection: Collection,
-        embedder: Callable[[], Embedder],
-        report: Report,
-        progress: Callable[[Report], None],
-    ) -> Iterator[Worker]:
-        """This process as a worker of a job."""
-        from facesearch.ingest.gate import Gate
-        from facesearch.ingest.shift import Shift
-        from facesearch.ingest.video import FilmReader
-        from facesearch.ingest.worker import Worker
-
-        if self.settings.embed.device not in {"auto", "cpu"}:
-            embedder()  # say at once if the device is not there
-        policy, limits = self.settings.ingest, self.settings.photos
-        gate = Gate(policy.min_quality, policy.min_face)
-        film = FilmReader(self.extractor, embedder, gate, policy.video_every, limits, self.threads)
-        with Shift(self.database, job, report) as shift:
-            yield Worker(
-                self.database,
-                collection,
-                self._extract,
-                embedder,
-                self.threads,
-                shift,
-                film,
-                gate,
-                progress,
-            )
-
-    def _share(self, task: _Task, workers: int, progress: Callable[[Report], None]) -> Report:
-        """Do a task in this process, or in several with an equal share of the cores each."""
-        if workers == 1:
-            return self._ingest(task, progress)
-        from facesearch.ingest import team
-
-        threads = max(1, self.threads // workers)
-        settings = self.settings.override(embed_threads=threads)
-        member = partial(_member, self.root, settings, self._model_given, task)
-        return team.run([member] * workers, progress)
-
-    def _ingest(self, task: _Task, progress: Callable[[Report], None]) -> Report:
-        """This process's part of a task."""
-        from facesearch.ingest.report import Report
-        from facesearch.photos.find import find, find_listed
-
-        target, embedder = self._target(task.collection)
-        report = Report()
-        with self._worker(task.job, target, embedder, report, progress) as worker:
-            found = chain(find(task.paths), find_listed(task.listed))
-            return worker.run(_walk(found, report), report, task.plan)
-
-    def _query(
-        self,
-        names: str | Sequence[str],
-        top: int | None,
-        threshold: float | None,
-        fpir: float | None,
-        prior: float | None,
-        where: Mapping[str, JSONValue] | None,
-    ) -> Query:
-        from facesearch.identify.query import Query
-
-        searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
-        if not searched:
-            raise UsageError("name at least one collection to search")
-        embedder = self.probe_embedder(searched[0])
-        for collection in searched:
-            collections.require_contract(collection, embedder.contract)
-        if top is not None and top < 1:
-            raise UsageError(f"top = {top}: ask for at least one candidate")
-        # a calibration is of one collection: of several together nothing is known
-        one = searched[0] if len(searched) == 1 else None
-        rule = self._rule(
-            embedder.contract,
-            self._home(searched[0]).centred,
-            threshold,
-            fpir,
-            prior,
-            calibrations.active(self.database, one) if one else None,
-        )
-        settings = self.settings.identify
-        return Query(
-            database=self.database,
-            targets=[(c, partial(self.live, c)) for c in searched],
-            embedder=embedder,
-            top=settings.top if top is None else top,
-            template=settings.template,
-            judge=rule,
-            enrolled_faces=partial(self._enrolled_faces, where or {}),
-            where=where or {},
-            min_quality=settings.min_quality,
-        )
-
-    def _templates(self, collection: Collection) -> int:
-        """How many templates a probe is compared with."""
-        if self.settings.identify.template == "mean":
-            return self.live(collection).enrolled()
-        return gallery.enrolled_faces(self.database, collection)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""
@@ -997,103 +695,7 @@ class Engine:
         limits = odd(1).threshold.value, alike(index.enrolled()).threshold.value
         return review(self.database, collection, index, face_ids, limits)
 
-    def _rule(
-        self,
-        contract: ModelContract,
-        centred: bool,
-        threshold: float | None = None,
-        fpir: float | None = None,
-        prior: float | None = None,
-        calibration: StoredCalibration | None = None,
-    ) -> Rule:
-        """What scores are judged by; complains at once about an option that cannot be.
-
-        Raises:
-            UsageError: an option is out of range, or no threshold was measured.
-        """
-        from facesearch.identify.judge import Rule
-
-        settings = self.settings.identify
-        value = settings.threshold if threshold is None and fpir is None else threshold
-        if value is not None and not -1.0 <= value <= 1.0:
-            raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
-        rule = Rule(
-            contract=contract,
-            centred=centred,
-            threshold=value,
-            fpir=fpir,
-            default_fpir=settings.fpir,
-            prior=settings.prior if prior is None else prior,
-            calibration=calibration,
-        )
-        rule(1)
-        return rule
-
-    def _enrolled_faces(
-        self, where: Mapping[str, JSONValue], collection: Collection, revision: int
-    ) -> int:
-        """How many enrolled faces a query searches; counted once a revision."""
-        if where:
-            return gallery.enrolled_faces(self.database, collection, where)
-        if self._enrolled.get(collection.id, (-1, 0))[0] != revision:
-            count = gallery.enrolled_faces(self.database, collection)
-            self._enrolled[collection.id] = revision, count
-        return self._enrolled[collection.id][1]
-
-    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
-        """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
-        from facesearch.photos.place import read_place
-
-        data = read_place(path, self.settings.photos)
-        sha256 = hashlib.sha256(data).hexdigest()
-        return sha256 if known(sha256) else self.extractor(data, path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What each worker of an ingestion is told.
-
-    Attributes:
-        job: number of the job.
-        paths: files, folders, archives and patterns.
-        listed: further paths; of a team, what can be read by each.
-        collection: name of the collection.
-        plan: which known files are read again.
-    """
-
-    job: int
-    paths: tuple[Path, ...]
-    listed: Iterable[str]
-    collection: str
-    plan: Plan
-
-
-def _member(
-    root: Path,
-    settings: Settings,
-    model_given: bool,
-    task: _Task,
-    progress: Callable[[Report], None],
-) -> Report:
-    """One worker of a team, in a process of its own."""
-    opened = Library(root, settings, library.connect(root, settings), model_given)
-    with Engine(opened) as engine:
-        return engine._ingest(task, progress)
-
 
 def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
     """Sources as absolute paths."""
     return [os.path.abspath(os.fspath(source)) for source in sources]
-
-
-def _walk(found: Iterable[Found | Ignored | Failure], report: Report) -> Iterator[str | Failure]:
-    """The paths of photos found, and what could not be reached; the rest is counted as ignored."""
-    from facesearch.photos.find import Found, Ignored
-
-    for item in found:
-        if isinstance(item, Found):
-            yield os.fspath(item.path)
-        elif isinstance(item, Ignored):
-            report.ignored[item.suffix] = report.ignored.get(item.suffix, 0) + 1
-        else:
-            yield item

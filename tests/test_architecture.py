@@ -22,6 +22,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
     ("library", "faces.extract", "ingest", "identify", "indexing"),
+    ("parts",),
+    ("crew",),
     ("engine",),
     ("doctor", "evaluate.lfw", "evaluate.run", "evaluate.search", "evaluate.search_report"),
     ("evaluate.pictures",),

@@ -1,0 +1,300 @@
+"""What an engine is wired of: settings to collections, embedders, indexes and rules."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from facesearch.errors import UsageError
+from facesearch.library import Library
+from facesearch.store import (
+    calibrations,
+    collections,
+    feed,
+    gallery,
+)
+from facesearch.store.collections import DEFAULT, Collection
+from facesearch.values import JSONValue, ModelContract
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from facesearch.faces.embedder import Embedder
+    from facesearch.faces.extract import Extraction, Extractor
+    from facesearch.identify.judge import Rule
+    from facesearch.identify.query import Query
+    from facesearch.index.live import LiveIndex
+    from facesearch.index.manifest import IndexHome
+    from facesearch.store.calibrations import StoredCalibration
+    from facesearch.values import F16
+
+
+class Parts:
+    """An open library and everything that works on it, made when it is first needed."""
+
+    def __init__(self, opened: Library) -> None:
+        self.root = opened.root
+        self.settings = opened.settings
+        self.database = opened.database
+        self._model_given = opened.model_given
+        self._live: dict[int, LiveIndex] = {}
+        self._embedders: dict[str, Embedder] = {}
+        self._probe_embedders: dict[str, Embedder] = {}
+        self._enrolled: dict[int, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the database's connections and the indexes."""
+        self._live.clear()
+        self.database.close()
+
+    def collection(self, name: str = DEFAULT) -> Collection:
+        """The collection of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return collections.get(self.database, name)
+
+    def collections(self) -> list[Collection]:
+        """All collections, by name."""
+        return collections.every(self.database)
+
+    @property
+    def models_dir(self) -> Path:
+        """Where downloaded and registered models are kept."""
+        return self.root / "models"
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that extraction uses."""
+        return self.settings.embed.threads or len(os.sched_getaffinity(0))
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """Decode, detect, align: file bytes to aligned faces."""
+        from dataclasses import replace
+
+        from facesearch.faces.extract import Extractor
+
+        # a face that the policy stores must be found to begin with
+        detect, least = self.settings.detect, self.settings.ingest.min_face
+        if least:
+            detect = replace(detect, min_face=min(detect.min_face, least))
+        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
+
+    def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
+        """An embedder, loaded once.
+
+        Args:
+            model: its registry name; default from the settings.
+            mirror: whether faces are averaged with their mirror images; default from the settings.
+
+        Raises:
+            ModelError: no such model, or its weights are missing or corrupt.
+            DeviceError: the device asked for is not there.
+        """
+        from dataclasses import replace
+
+        from facesearch.faces.embed import load_embedder
+        from facesearch.faces.mirror import MirroredEmbedder
+
+        name = model or self.settings.embed.model
+        if name not in self._embedders:
+            spec = replace(self.settings.embed, model=name)
+            self._embedders[name] = load_embedder(spec, self.models_dir)
+        plain = self._embedders[name]
+        mirrored = self.settings.embed.mirror if mirror is None else mirror
+        return MirroredEmbedder(plain) if mirrored else plain
+
+    def embedder_of(self, collection: Collection) -> Embedder:
+        """The embedder that a collection was made with.
+
+        Raises:
+            ModelError: its model is not here, or its weights are missing or corrupt.
+            ContractError: the model of that name is another one by now.
+        """
+        from facesearch.faces.mirror import is_mirrored
+
+        contract = collection.contract
+        embedder = self.embedder(contract.name, is_mirrored(contract))
+        collections.require_contract(collection, embedder.contract)
+        return embedder
+
+    def probe_embedder(self, collection: Collection) -> Embedder:
+        """`embedder_of`, ready sooner for the first few faces.
+
+        Raises:
+            As `embedder_of`.
+        """
+        from dataclasses import replace
+
+        from facesearch.faces.embed import load_probe_embedder
+        from facesearch.faces.mirror import MirroredEmbedder, is_mirrored
+
+        model = collection.contract.name
+        if model not in self._probe_embedders:
+            spec = replace(self.settings.embed, model=model)
+            self._probe_embedders[model] = load_probe_embedder(
+                spec, self.models_dir, partial(self.embedder, model, mirror=False)
+            )
+        plain = self._probe_embedders[model]
+        embedder = MirroredEmbedder(plain) if is_mirrored(collection.contract) else plain
+        collections.require_contract(collection, embedder.contract)
+        return embedder
+
+    def live(self, collection: Collection) -> LiveIndex:
+        """The collection's index, brought up to every row committed before this call.
+
+        Raises:
+            IndexFileError: its current generation is damaged; `build_index` makes it anew.
+        """
+        from facesearch.index.live import LiveIndex
+
+        def revision() -> int:
+            return collections.revision(self.database, collection.id)
+
+        home = self._home(collection)
+        index = self._live.get(collection.id)
+        if index is None or index.outdated(home):
+            index = LiveIndex.open(home, revision, partial(self._people, collection))
+            self._live[collection.id] = index
+        if index.revision != revision():
+            index.apply(feed.changes(self.database, collection, index.revision))
+        return index
+
+    @cached_property
+    def _library_uuid(self) -> str:
+        return self.database.library_uuid()
+
+    def _home(self, collection: Collection) -> IndexHome:
+        from facesearch.index.centring import shipped_mean
+        from facesearch.index.manifest import IndexHome
+
+        return IndexHome(
+            self.root / "index" / str(collection.id),
+            self._library_uuid,
+            collection.id,
+            collection.contract.key,
+            collection.contract.dim,
+            shipped_mean(collection.contract) if self.settings.index.centre else None,
+        )
+
+    def _people(self, collection: Collection) -> F16:
+        """One face of each person, for the mean of the index."""
+        from facesearch.index.centring import MOST_PEOPLE
+
+        return feed.one_face_a_person(self.database, collection, MOST_PEOPLE).vectors
+
+    def _query(
+        self,
+        names: str | Sequence[str],
+        top: int | None,
+        threshold: float | None,
+        fpir: float | None,
+        prior: float | None,
+        where: Mapping[str, JSONValue] | None,
+    ) -> Query:
+        from facesearch.identify.query import Query
+
+        searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
+        if not searched:
+            raise UsageError("name at least one collection to search")
+        embedder = self.probe_embedder(searched[0])
+        for collection in searched:
+            collections.require_contract(collection, embedder.contract)
+        if top is not None and top < 1:
+            raise UsageError(f"top = {top}: ask for at least one candidate")
+        # a calibration is of one collection: of several together nothing is known
+        one = searched[0] if len(searched) == 1 else None
+        rule = self._rule(
+            embedder.contract,
+            self._home(searched[0]).centred,
+            threshold,
+            fpir,
+            prior,
+            calibrations.active(self.database, one) if one else None,
+        )
+        settings = self.settings.identify
+        return Query(
+            database=self.database,
+            targets=[(c, partial(self.live, c)) for c in searched],
+            embedder=embedder,
+            top=settings.top if top is None else top,
+            template=settings.template,
+            judge=rule,
+            enrolled_faces=partial(self._enrolled_faces, where or {}),
+            where=where or {},
+            min_quality=settings.min_quality,
+        )
+
+    def _rule(
+        self,
+        contract: ModelContract,
+        centred: bool,
+        threshold: float | None = None,
+        fpir: float | None = None,
+        prior: float | None = None,
+        calibration: StoredCalibration | None = None,
+    ) -> Rule:
+        """What scores are judged by; complains at once about an option that cannot be.
+
+        Raises:
+            UsageError: an option is out of range, or no threshold was measured.
+        """
+        from facesearch.identify.judge import Rule
+
+        settings = self.settings.identify
+        value = settings.threshold if threshold is None and fpir is None else threshold
+        if value is not None and not -1.0 <= value <= 1.0:
+            raise UsageError(f"threshold = {value:g}: a cosine lies between -1 and 1")
+        rule = Rule(
+            contract=contract,
+            centred=centred,
+            threshold=value,
+            fpir=fpir,
+            default_fpir=settings.fpir,
+            prior=settings.prior if prior is None else prior,
+            calibration=calibration,
+        )
+        rule(1)
+        return rule
+
+    def _templates(self, collection: Collection) -> int:
+        """How many templates a probe is compared with."""
+        if self.settings.identify.template == "mean":
+            return self.live(collection).enrolled()
+        return gallery.enrolled_faces(self.database, collection)
+
+    def _enrolled_faces(
+        self, where: Mapping[str, JSONValue], collection: Collection, revision: int
+    ) -> int:
+        """How many enrolled faces a query searches; counted once a revision."""
+        if where:
+            return gallery.enrolled_faces(self.database, collection, where)
+        if self._enrolled.get(collection.id, (-1, 0))[0] != revision:
+            count = gallery.enrolled_faces(self.database, collection)
+            self._enrolled[collection.id] = revision, count
+        return self._enrolled[collection.id][1]
+
+    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
+        """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
+        from facesearch.photos.place import read_place
+
+        data = read_place(path, self.settings.photos)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return sha256 if known(sha256) else self.extractor(data, path)

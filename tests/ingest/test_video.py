@@ -123,8 +123,8 @@ def portraits(people: list[Path], *numbers: int) -> list[Pixels]:
     for place, number in enumerate(numbers):
         pixels = read_photo(people[number]).pixels
         factor = 300 / pixels.shape[0]
-        pixels = cv2.resize(pixels, None, fx=factor, fy=factor)[:, :300]
-        wall[20:320, 300 * place : 300 * place + pixels.shape[1]] = pixels
+        small = cv2.resize(pixels, None, fx=factor, fy=factor)[:, :300]
+        wall[20:320, 300 * place : 300 * place + small.shape[1]] = small
     return [wall] * 2 * RATE
 
 

@@ -55,7 +55,13 @@ def _is_missing(path: str) -> bool:
     try:
         place.stamp(path)
     except PhotoError as err:
-        inside = archive.split(path)
-        cut = inside is not None and archive.opened(inside[0]).failures
-        return err.reason is Reason.MISSING and not cut
+        return err.reason is Reason.MISSING and not _in_damaged_archive(path)
     return False
+
+
+def _in_damaged_archive(path: str) -> bool:
+    inside = archive.split(path)
+    try:
+        return inside is not None and bool(archive.opened(inside[0]).failures)
+    except PhotoError:
+        return True

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from facesearch import Engine
-from facesearch.errors import ManifestError, PhotoError, Reason
+from facesearch.errors import ManifestError, PhotoError, Reason, UsageError
 from facesearch.ingest.listed import paths_from
 from facesearch.values import Decision
 from tests.conftest import REPOSITORY
@@ -81,6 +81,49 @@ def test_a_mended_archive_is_no_failure_any_more(
     path.write_bytes(whole)
     assert library.ingest([path]).failed == 0
     assert list(library.failures()) == []
+
+
+def test_members_that_are_gone(library: Engine, people: Path, tmp_path: Path) -> None:
+    photos = sorted(people.rglob("*.jpg"))[:3]
+    path = tmp_path / "a.zip"
+
+    def pack(*packed: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for photo in packed:
+                archive.write(photo, photo.name)
+
+    pack(*photos)
+    library.ingest([path])
+    untouched = library.ingest([path], rescan=True)
+    assert (untouched.unchanged, untouched.moved, untouched.gone) == (3, 0, 0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # what it held cannot be known
+    assert library.ingest([path], rescan=True).gone == 0
+    pack(*photos[1:])
+    shutil.copy(photos[0], tmp_path / "out.jpg")
+    assert library.ingest([path, tmp_path / "out.jpg"], rescan=True).moved == 1
+    path.unlink()
+    report = library.ingest([tmp_path / "out.jpg"], rescan=True)
+    assert (report.moved, report.gone) == (0, 0)  # only what is below the source is looked at
+    with pytest.raises(UsageError, match="not patterns"):
+        library.ingest([tmp_path / "*.jpg"], rescan=True)
+
+
+def test_a_team_shares_a_list(library: Engine, people: Path, tmp_path: Path) -> None:
+    photos = sorted(people.rglob("*.jpg"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(photos[0], "x.jpg")
+    listed = (str(p) for p in (*photos[1:], tmp_path / "a.zip", tmp_path / "lost.jpg"))
+    report = library.ingest([], listed=listed, workers=2)
+    assert (report.photos, report.failed, report.elsewhere) == (len(photos), 1, 0)
+    assert [f.path for f in library.failures()] == [str(tmp_path / "lost.jpg")]
+
+
+def test_a_listed_path_is_the_one_a_walk_finds(library: Engine, people: Path) -> None:
+    report = library.ingest([people])
+    dotted = (f"{people}/./{photo.relative_to(people)}" for photo in people.rglob("*.jpg"))
+    again = library.ingest([], listed=dotted)
+    assert (again.unchanged, again.duplicates) == (report.files, 0)
 
 
 def test_a_list_on_stdin(people: Path, tmp_path: Path) -> None:

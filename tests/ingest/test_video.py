@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,73 @@ def test_a_face_is_kept_once_where_it_is_seen_best(
     answer = library.identify(f"{path}#t=1.500")
     assert answer.faces[0].candidates[0].name == "P0"
     assert answer.faces[0].decision is Decision.MATCH
+
+
+def states(library: Engine) -> dict[str, str]:
+    with library.database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT path, state FROM files ORDER BY path").all()
+    return {Path(path).name: state for path, state in rows}
+
+
+def portraits(people: list[Path], *numbers: int) -> list[Pixels]:
+    """Two seconds of these people side by side."""
+    wall = np.full((340, 300 * len(numbers), 3), 90, np.uint8)
+    for place, number in enumerate(numbers):
+        pixels = read_photo(people[number]).pixels
+        factor = 300 / pixels.shape[0]
+        small = cv2.resize(pixels, None, fx=factor, fy=factor)[:, :300]
+        wall[20:320, 300 * place : 300 * place + small.shape[1]] = small
+    return [wall] * 2 * RATE
+
+
+def test_a_team_reads_each_video_once(library: Engine, people: list[Path], tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for number in range(4):
+        write_video(album / f"{number}.mp4", portraits(people, number % 3))
+    report = library.ingest([album], workers=2)
+    # the last shows what the first does: the same bytes of the same frame
+    assert (report.videos, report.files, report.faces, report.elsewhere) == (4, 4, 3, 0)
+    (job,) = library.jobs()
+    assert sum(int(str(worker.counts["videos"])) for worker in job.workers) == 4
+    assert library.ingest([album], workers=2).unchanged == 4
+
+
+def test_changed_moved_and_gone_videos(library: Engine, people: list[Path], tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    path = write_video(album / "a.mp4", portraits(people, 0))
+    library.ingest([album])
+    write_video(path, portraits(people, 1, 2))
+    report = library.ingest([album], rescan=True)
+    assert (report.faces, report.gone, library.counts().faces) == (2, 0, 2)
+    assert library.search(people[0])[0].matches[0].score < 0.5
+    frames = {name for name in states(library) if "#" in name}
+    path.rename(album / "b.mp4")
+    report = library.ingest([album], rescan=True)
+    assert (report.faces, report.moved, report.gone) == (0, len(frames), 0)
+    assert set(states(library)) == {"b.mp4"} | {name.replace("a.", "b.") for name in frames}
+    (album / "b.mp4").unlink()
+    report = library.ingest([album], rescan=True)
+    assert (report.moved, report.gone) == (0, len(frames))
+    assert library.prune([album]) == (2, 0)
+
+
+def test_an_erased_face_does_not_come_back_with_its_video(
+    library: Engine, people: list[Path], tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "a.mp4", portraits(people, 0))
+    library.ingest([path])
+    (frame_of_it,) = [name for name in states(library) if "#" in name]
+    entry = Entry(str(tmp_path / frame_of_it), Person("P"))
+    assert library.enroll([Entry(str(path), Person("P"))]).failures[0].reason == "video"
+    library.enroll([entry])
+    library.erase_identity("P")
+    os.utime(path)
+    report = library.ingest([path])
+    assert (report.videos, report.faces) == (1, 0)
+    assert states(library)[frame_of_it] == "erased"
+    assert library.enroll([entry]).enrolled == 1
 
 
 def test_damaged_videos(library: Engine, film: list[Pixels], tmp_path: Path) -> None:

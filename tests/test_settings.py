@@ -28,7 +28,7 @@ def test_environment_beats_the_file_and_the_caller_beats_both(tmp_path: Path) ->
         ("[embed]\nmodel = 3\n", r"embed\.model: 3 is not str"),
         ('[embed]\nprecision = "fp8"\n', "is not one of 'auto', 'fp32'"),
         ("[detect]\nsizes = []\n", "is not a list"),
-        ('[index]\ncentre = "perhaps"\n', "'perhaps' is not true or false"),
+        ('[index]\ncentre = "perhaps"\n', "'perhaps' is neither true nor false"),
         ("threads = 1\n", "outside a"),
         ("[embed\n", "cannot be read as TOML"),
     ],

@@ -27,6 +27,7 @@ from benchmarks.record import evaluation_data, header, write
 from facesearch.evaluate.metrics import SearchScores, open_set, verification
 from facesearch.evaluate.protocol import read_protocol
 from facesearch.faces.align import align, umeyama
+from facesearch.faces.boxes import overlap
 from facesearch.faces.detect import FAR, Detector
 from facesearch.faces.embed import load_embedder
 from facesearch.faces.extract import Extractor, finer, principal
@@ -100,7 +101,9 @@ def groups(detector: Detector) -> dict[str, Any]:
                 true = five(marks[i])
                 error = np.linalg.norm(faces.landmarks[row] - true, axis=1).mean()
                 landmarks_off.append(float(error / np.linalg.norm(true[1] - true[0])))
-                overlaps.append(_iou(faces.boxes[row], np.array(truth["boxes"][i])))
+                overlaps.append(
+                    float(overlap(faces.boxes[row : row + 1], corners(truth["boxes"][i]))[0])
+                )
         extra += len(free)
         expected += len(noses)
     return {
@@ -116,12 +119,10 @@ def groups(detector: Detector) -> dict[str, Any]:
     }
 
 
-def _iou(box: F32, true: F64) -> float:
-    """Overlap of x1 y1 x2 y2 with x y w h."""
-    low = np.maximum(box[:2], true[:2])
-    high = np.minimum(box[2:], true[:2] + true[2:])
-    common = float(np.prod(np.clip(high - low, 0, None)))
-    return common / float(np.prod(box[2:] - box[:2]) + np.prod(true[2:]) - common)
+def corners(box: Sequence[float]) -> F64:
+    """X y w h as x1 y1 x2 y2."""
+    x, y, width, height = box
+    return np.array([x, y, x + width, y + height], np.float64)
 
 
 def landmarks(detector: Detector, step: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.faces.align import TEMPLATE, cut, umeyama
+from facesearch.faces.boxes import shared
 from facesearch.faces.yunet import STRIDE, YuNet
 from facesearch.settings import DetectSpec
 from facesearch.values import Detections, Photo, Pixels
@@ -176,12 +177,8 @@ def distinct(boxes: NDArray[np.float64], iou: float) -> NDArray[np.intp]:
     keep: list[int] = []
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for i, box in enumerate(boxes):
-        others = boxes[keep]
-        low = np.maximum(box[:2], others[:, :2])
-        high = np.minimum(box[2:], others[:, 2:])
-        common = np.prod(np.clip(high - low, 0, None), axis=1)
+        common, union = shared(boxes[keep], box)
         smaller = np.minimum(areas[i], areas[keep])
-        union = areas[i] + areas[keep] - common
         if not ((common >= iou * union) | (common >= CONTAINED * smaller)).any():
             keep.append(i)
     return np.array(keep, np.intp)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.errors import ManifestError, UsageError
+from facesearch.faces.boxes import overlap
 from facesearch.faces.extract import principal
 from facesearch.ingest.report import Report
 from facesearch.ingest.worker import Plan, Worker
@@ -219,13 +220,7 @@ def read_entries(source: Path, ignored: dict[str, int]) -> Iterable[Entry]:
 
 def overlaps(faces: StoredFaces, region: tuple[float, float, float, float]) -> F64:
     """(N,) intersection over union of each face's box with a region, in fractions of the photo."""
-    x1, y1, x2, y2 = np.array(region) * (faces.size * 2)
-    left, top, right, bottom = faces.detections.boxes.astype(np.float64).T
-    width = np.clip(np.minimum(right, x2) - np.maximum(left, x1), 0, None)
-    height = np.clip(np.minimum(bottom, y2) - np.maximum(top, y1), 0, None)
-    common = width * height
-    either = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - common
-    return np.asarray(common / np.maximum(either, 1e-9))
+    return overlap(faces.detections.boxes, np.array(region) * (faces.size * 2))
 
 
 def from_folders(root: Path, ignored: dict[str, int]) -> Iterator[Entry]:

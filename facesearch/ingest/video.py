@@ -6,10 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from facesearch.errors import PhotoError, UsageError
+from facesearch.faces.boxes import overlap
 from facesearch.faces.embedder import Embedder
 from facesearch.faces.extract import Extraction
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
@@ -78,17 +76,11 @@ class Tracks:
         """(cosine, row, number of the live track) of every pair that may be the same face."""
         found = []
         for number, track in enumerate(self._live):
+            there = overlap(boxes, track.box) >= OVERLAP
             for row, cosine in enumerate((vectors @ track.vector).tolist()):
-                there = _overlap(boxes[row], track.box) >= OVERLAP
-                if cosine >= (ALIKE_THERE if there else ALIKE):
+                if cosine >= (ALIKE_THERE if there[row] else ALIKE):
                     found.append((cosine, row, number))
         return found
-
-
-def _overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-    either = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common
-    return float(common / max(float(either), 1e-6))
 
 
 @dataclass(frozen=True, slots=True)

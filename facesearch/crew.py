@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 from facesearch import library
 from facesearch.library import Library
 from facesearch.parts import Parts
-from facesearch.store import (
-    collections,
-)
+from facesearch.store import collections
 from facesearch.store.collections import Collection
 from facesearch.values import Failure
 
@@ -64,8 +62,6 @@ class Crew(Parts):
         from facesearch.ingest.video import FilmReader
         from facesearch.ingest.worker import Worker
 
-        if self.settings.embed.device not in {"auto", "cpu"}:
-            embedder()  # say at once if the device is not there
         policy, limits = self.settings.ingest, self.settings.photos
         gate = Gate(policy.min_quality, policy.min_face)
         film = FilmReader(self.extractor, embedder, gate, policy.video_every, limits, self.threads)

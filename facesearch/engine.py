@@ -20,15 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from facesearch import library
 from facesearch.crew import Crew, Task
 from facesearch.errors import UsageError
-from facesearch.store import (
-    calibrations,
-    feed,
-    gallery,
-    jobs,
-    ledger,
-    presence,
-    rejections,
-)
+from facesearch.store import calibrations, feed, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
 
@@ -193,6 +185,8 @@ class Engine(Crew):
             As `ingest` otherwise.
         """
         from facesearch.ingest.enroll import enroll, read_entries
+        from facesearch.ingest.job import job
+        from facesearch.ingest.report import Report
 
         ignored: dict[str, int] = {}
         failures: list[Failure] = []
@@ -208,9 +202,6 @@ class Engine(Crew):
             entries = read_entries(Path(source), ignored)
         else:
             entries = source
-        from facesearch.ingest.job import job
-        from facesearch.ingest.report import Report
-
         target, embedder = self._target(collection)
         named = (
             [os.path.abspath(os.fspath(source))] if isinstance(source, str | os.PathLike) else []

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import (
-    calibrations,
-    collections,
-    feed,
-    gallery,
-)
+from facesearch.store import calibrations, collections, feed, gallery
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import JSONValue, ModelContract
 

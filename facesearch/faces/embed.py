@@ -53,9 +53,10 @@ def load_probe_embedder(
     Raises:
         As `load_embedder`.
     """
+    if "torch" in sys.modules or spec.device not in {"auto", "cpu"}:
+        return load()
     path, model = registry.resolve(spec.model, models_dir)
-    numpy_can = model.architecture == "sface" and path.suffix == ".safetensors"
-    if "torch" in sys.modules or spec.device not in {"auto", "cpu"} or not numpy_can:
+    if model.architecture != "sface" or path.suffix != ".safetensors":
         return load()
     from facesearch.faces.numpy_sface import NumpySFace
 

@@ -17,19 +17,17 @@ calibration, whose business it is to notice. The check is made with them and wit
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import record
-from benchmarks.faces import Faces, embedded
+from benchmarks.faces import Faces, arguments, embedded
 from facesearch.evaluate.metrics import FPIRS
 from facesearch.faces.known_models import KNOWN
 from facesearch.faces.mirror import mirrored
@@ -182,19 +180,12 @@ def one_photo_each(faces: Faces) -> F32:
 
 def main() -> None:
     """Measure, and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "root",
-        type=Path,
-        nargs="?",
-        default=record.evaluation_data() / "lfw-dev",
-        help="evaluation root with photos/NAME/*.jpg",
-    )
-    parser.add_argument("--faces", type=Path, help="cache of embedded faces, .npz")
+    lfw = record.evaluation_data() / "lfw-dev"
+    parser = arguments(__doc__, lfw, "evaluation root with photos/NAME/*.jpg")
     parser.add_argument("--splits", type=int, default=SPLITS)
     args = parser.parse_args()
     head = record.header()
-    photos = embedded(args.root / "photos", args.faces)
+    photos = embedded(args.data / "photos", args.faces)
     faces = Faces.of(photos)
     scores, plain = one_photo_each(faces), one_photo_each(Faces.of(photos, "none"))
     everyone = np.arange(len(scores))

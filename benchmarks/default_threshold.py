@@ -13,7 +13,6 @@ they have; and pairs of names that are one person are left out, see `Scale.alias
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from benchmarks.faces import LEVERS, Embedded, Faces, Rows, embedded, mean_of
+from benchmarks.faces import LEVERS, Embedded, Faces, Rows, arguments, embedded, mean_of
 from benchmarks.record import evaluation_data, header, write
 from facesearch.evaluate.metrics import FPIRS, SearchScores, fnir
 from facesearch.evaluate.protocol import Protocol, read_protocol
@@ -289,15 +288,7 @@ def print_tables(record: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "data",
-        type=Path,
-        nargs="?",
-        default=evaluation_data(),
-        help="evaluation data: lfw-dev/ and landmarks68/",
-    )
-    parser.add_argument("--faces", type=Path, help="cache of LFW's embedded faces, .npz")
+    parser = arguments(__doc__, evaluation_data(), "evaluation data: lfw-dev/ and landmarks68/")
     parser.add_argument("--frames", type=Path, help="cache of the frames' faces, .npz")
     args = parser.parse_args()
     head = header()

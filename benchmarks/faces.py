@@ -6,6 +6,7 @@ mirror image; `compared` are the vectors as an index of all of them would compar
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,20 @@ class Embedded:
     plain: F32
     mirrored: F32
     norms: F32
+
+
+def arguments(doc: str | None, data: Path, what: str) -> argparse.ArgumentParser:
+    """What benchmarks on labelled faces take: where the photos are, and a cache of their faces.
+
+    Args:
+        doc: the module's docstring.
+        data: where the photos are unless given.
+        what: that is.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("data", type=Path, nargs="?", default=data, help=what)
+    parser.add_argument("--faces", type=Path, help="cache of LFW's embedded faces, .npz")
+    return parser
 
 
 def embedded(folder: Path, cache: Path | None = None) -> Embedded:

@@ -15,7 +15,6 @@ this without `--write`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 import benchmarks.faces
-from benchmarks.faces import Embedded, Rows, embedded, mean_of
+from benchmarks.faces import Embedded, Rows, arguments, embedded, mean_of
 from benchmarks.record import evaluation_data, header, write
 from facesearch.evaluate.bootstrap import middle
 from facesearch.evaluate.metrics import FPIRS
@@ -365,15 +364,7 @@ def shortlist_misses(faces: Faces, protocol: Protocol, adaptation: Adaptation) -
 
 def main() -> None:
     """Measure and write the record; or, with `--write`, the means that ship."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "data",
-        type=Path,
-        nargs="?",
-        default=evaluation_data(),
-        help="evaluation data: lfw-dev/ and landmarks68/",
-    )
-    parser.add_argument("--faces", type=Path, help="cache of LFW's embedded faces, .npz")
+    parser = arguments(__doc__, evaluation_data(), "evaluation data: lfw-dev/ and landmarks68/")
     parser.add_argument("--frames", type=Path, help="cache of the frames' faces, .npz")
     parser.add_argument("--write", action="store_true", help="write the means that ship")
     args = parser.parse_args()

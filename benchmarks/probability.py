@@ -12,15 +12,13 @@ the expected calibration error, the mean distance weighed by the bins' shares (N
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import record
-from benchmarks.faces import Faces, embedded
+from benchmarks.faces import Faces, arguments, embedded
 from facesearch.identify import fpir
 from facesearch.identify.calibration import Scores, set_aside
 from facesearch.identify.fpir import FpirModel
@@ -93,19 +91,12 @@ def reliability(stated: Any, wrong: Any, weight: Any) -> tuple[list[dict[str, fl
 
 def main() -> None:
     """Measure, and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "root",
-        type=Path,
-        nargs="?",
-        default=record.evaluation_data() / "lfw-dev",
-        help="evaluation root with photos/NAME/*.jpg",
-    )
-    parser.add_argument("--faces", type=Path, help="cache of embedded faces, .npz")
+    lfw = record.evaluation_data() / "lfw-dev"
+    parser = arguments(__doc__, lfw, "evaluation root with photos/NAME/*.jpg")
     parser.add_argument("--splits", type=int, default=SPLITS)
     args = parser.parse_args()
     head = record.header()
-    faces = Faces.of(embedded(args.root / "photos", args.faces))
+    faces = Faces.of(embedded(args.data / "photos", args.faces))
     body: dict[str, Any] = {"enrolled": ENROLLED, "priors": []}
     for prior in PRIORS:
         found = [one_split(faces, seed, prior) for seed in range(args.splits)]

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import PurePath
+from pathlib import Path, PurePath
+
+STYLE = Path(__file__).with_name("report.css")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""What a browser may load for a page: nothing but what is in it."""
+
+
+def document(title: str, header: str, main: str, footer: str = "") -> str:
+    """A whole page that needs nothing else: its title, what stands below that, and the rest."""
+    end = f'<footer><p class="soft">{escape(footer)}</p></footer>' if footer else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(title)}</title><style>{STYLE.read_text('utf-8')}</style></head>"
+        f"<body><header><h1>{escape(title)}</h1>{header}</header><main>{main}</main>{end}"
+        "</body></html>\n"
+    )
 
 
 def section(name: str, title: str, body: str) -> str:
@@ -22,10 +40,25 @@ def side_by_side(*parts: str) -> str:
     return '<div class="pair">' + "".join(f"<div>{p}</div>" for p in parts if p) + "</div>"
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; of a cell of two lines the second, the interval, is set smaller."""
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    chosen: int | None = None,
+) -> str:
+    """A table; of a cell of two lines the second, the interval, is set smaller.
+
+    Args:
+        caption: above it; empty for none.
+        columns: their heads.
+        rows: of cells.
+        chosen: number of the row that is set off.
+    """
     head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    body = "".join(
+        ('<tr class="chosen">' if number == chosen else "<tr>") + "".join(map(_cell, row)) + "</tr>"
+        for number, row in enumerate(rows)
+    )
     about = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="wide" tabindex="0"><table>{about}<thead><tr>{head}</tr></thead>'

@@ -1,6 +1,6 @@
 """Plots as SVG text: pure functions of numbers, for a page that stands alone.
 
-Colours come from the page's style sheet by class (`s0`, `s1`, ... a series, `axis`, `grid`), so
+Colours come from the page's style sheet by class (`s0` to `s7` a series, `axis`, `grid`), so
 that one picture serves light and dark. Every plot has a title and a description for screen readers.
 """
 
@@ -18,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 22, 62, 48
 FONT = 13.0
 LETTER = 0.56
 """Width of a letter as a share of the font's size, about."""
+COLOURS = 8
+"""Series of a plot that are told apart by colour; the next as many have hollow dots."""
 ROW = 30
 """Height of a bar with its label."""
 
@@ -73,7 +75,7 @@ class Series:
 
     Attributes:
         name: for the legend.
-        x: ascending.
+        x: in the order in which points are joined; ascending where it has a band.
         y: one a value of x.
         low: lower end of its band, one a value of x; empty for no band.
         high: upper end.
@@ -132,7 +134,8 @@ def chart(
     taken = _obstacles(series, marks, axes)
     for mark in marks:
         parts += _mark(mark, axes, taken)
-    return _svg(title, about, HEIGHT, [*parts, *_legend([s.name for s in series])])
+    legend, lift = _legend([s.name for s in series])
+    return _svg(title, about, HEIGHT, [*parts, *legend], lift)
 
 
 def bars(title: str, about: str, label: str, rows: Sequence[Bar], high: float) -> str:
@@ -245,25 +248,30 @@ def _points(xs: Sequence[float], ys: Sequence[float], axes: tuple[Axis, Axis]) -
     )
 
 
+def _style(number: int) -> str:
+    """The classes of a series."""
+    return f"s{number % COLOURS}" + (" again" if number >= COLOURS else "")
+
+
 def _band(series: Series, number: int, axes: tuple[Axis, Axis]) -> str:
     there = _points(series.x, series.high, axes)
     back = _points(series.x[::-1], series.low[::-1], axes)
-    return f'<polygon class="s{number} band" points="{there} {back}"/>'
+    return f'<polygon class="{_style(number)} band" points="{there} {back}"/>'
 
 
 def _line(series: Series, number: int, axes: tuple[Axis, Axis]) -> str:
     points = _points(series.x, series.y, axes)
-    line = f'<polyline class="s{number} line" points="{points}"/>'
+    line = f'<polyline class="{_style(number)} line" points="{points}"/>'
     if series.area and len(series.x):
         bottom = HEIGHT - BOTTOM
         first, last = _x(axes[0], series.x[0]), _x(axes[0], series.x[-1])
         line = (
-            f'<polygon class="s{number} band" '
+            f'<polygon class="{_style(number)} band" '
             f'points="{first:.1f},{bottom} {points} {last:.1f},{bottom}"/>{line}'
         )
     if series.dots:
         line += "".join(
-            f'<circle class="s{number} fill" cx="{_x(axes[0], x):.1f}" '
+            f'<circle class="{_style(number)} fill" cx="{_x(axes[0], x):.1f}" '
             f'cy="{_y(axes[1], y):.1f}" r="3.5"/>'
             for x, y in zip(series.x, series.y, strict=True)
         )
@@ -330,29 +338,35 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _legend(names: Sequence[str]) -> list[str]:
-    parts, x, y = [], 4.0, 14.0
+def _legend(names: Sequence[str]) -> tuple[list[str], int]:
+    """The legend, and how far it reaches above the plot: beyond two lines it grows upwards."""
+    places, x, line = [], 4.0, 0
     for number, name in enumerate(names):
         if not name:
             continue
         if x > 4 and x + 22 + _width(name) > WIDTH:
-            x, y = 4.0, y + 18
+            x, line = 4.0, line + 1
+        places.append((_style(number), name, x, line))
+        x += 19 + _width(name) + 14
+    lift = 18 * max(0, line - 1)
+    parts = []
+    for style, name, x, row in places:
+        y = 14.0 + 18 * row - lift
         parts.append(
-            f'<rect class="s{number} fill" x="{x:.1f}" y="{y - 9:.1f}" width="14" height="8" '
+            f'<rect class="{style} fill" x="{x:.1f}" y="{y - 9:.1f}" width="14" height="8" '
             f'rx="2"/><text class="label" x="{x + 19:.1f}" y="{y:.1f}">{escape(name)}</text>'
         )
-        x += 19 + _width(name) + 14
-    return parts
+    return parts, lift
 
 
 def _width(text: str) -> float:
     return LETTER * FONT * len(text)
 
 
-def _svg(title: str, about: str, height: float, parts: Sequence[str]) -> str:
+def _svg(title: str, about: str, height: float, parts: Sequence[str], lift: int = 0) -> str:
     name = re.sub("[^a-z0-9]+", "-", title.lower())  # titles differ within a page
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        f'<svg viewBox="0 {-lift} {WIDTH} {height + lift:.0f}" role="img" '
         f'aria-labelledby="{name}-t {name}-d"><title id="{name}-t">{escape(title)}</title>'
         f'<desc id="{name}-d">{escape(about)}</desc>{"".join(parts)}</svg>'
     )

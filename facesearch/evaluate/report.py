@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
 from facesearch.evaluate import figures
 from facesearch.evaluate.audit import Suspect, Twins
@@ -13,6 +12,7 @@ from facesearch.evaluate.budget import Budget, Miss
 from facesearch.evaluate.evaluation import Evaluation
 from facesearch.evaluate.groups import Groups, Summary
 from facesearch.evaluate.markup import (
+    document,
     faces,
     figure,
     item,
@@ -24,9 +24,6 @@ from facesearch.evaluate.markup import (
 from facesearch.evaluate.one_to_many import strangers_needed
 from facesearch.evaluate.plot import rate
 
-STYLE = Path(__file__).with_name("report.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser may load for the page: nothing but what is in it."""
 SHOWN = 24
 """Entries of each list of faces."""
 
@@ -78,19 +75,12 @@ def page(m: Evaluation, pictures: Pictures) -> str:
         )
     )
     notes = "".join(f"<li>{escape(note)}</li>" for note in m.notes)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>Face search evaluation</title><style>{STYLE.read_text('utf-8')}</style></head>"
-        f'<body><header><h1>Face search evaluation</h1><p class="source soft">{escape(m.source)}'
-        f"</p>{_cards(m)}<nav>{links}</nav></header><main>"
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-        + "".join(sections)
-        + '</main><footer><p class="soft">Terms as in ISO/IEC 19795-1 and NIST FRTE 1:N. '
-        "Intervals hold 95 % and come from drawing people, with all of their photos, anew."
-        "</p></footer></body></html>\n"
+    return document(
+        "Face search evaluation",
+        f'<p class="source soft">{escape(m.source)}</p>{_cards(m)}<nav>{links}</nav>',
+        (f'<ul class="notes">{notes}</ul>' if notes else "") + "".join(sections),
+        "Terms as in ISO/IEC 19795-1 and NIST FRTE 1:N. "
+        "Intervals hold 95 % and come from drawing people, with all of their photos, anew.",
     )
 
 

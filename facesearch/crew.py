@@ -74,6 +74,7 @@ class Crew(Parts):
                 self.threads,
                 shift,
                 film,
+                policy.max_seconds,
                 gate,
                 progress,
             )

@@ -27,6 +27,7 @@ from facesearch.faces.extract import Extraction
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
+from facesearch.ingest.watch import WatchedPool
 from facesearch.photos import place
 from facesearch.photos.video import is_video
 from facesearch.store import leases, ledger
@@ -119,7 +120,10 @@ class Worker:
             for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
-        film: a video to its outcome and those of its frames that are kept.
+        film: a video to its outcome and those of its frames that are kept; calls its second
+            argument with every frame.
+        limit_s: how long a photo may take, or a video between two frames, until it is given up;
+            0 for any time.
         gate: which faces are stored.
         progress: called with the report so far, after every batch and every few hundred files.
     """
@@ -130,7 +134,8 @@ class Worker:
     embedder: Callable[[], Embedder]
     threads: int
     shift: Shift
-    film: Callable[[FileStamp], list[Outcome]]
+    film: Callable[[FileStamp, Callable[[], None]], list[Outcome]]
+    limit_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
 
@@ -152,7 +157,7 @@ class Worker:
                 before stands, and running again goes on from there.
         """
         started = time.monotonic()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="facesearch-extract")
+        pool = WatchedPool[Work](self.threads, self.limit_s, _overdue)
         others = _Others()
         try:
             self._process(pool, self._to_do(paths, report, plan, others), report, plan, others)
@@ -162,13 +167,13 @@ class Worker:
                 if others.holding and not mine:
                     time.sleep(POLL_SECONDS)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
             report.seconds += time.monotonic() - started
         return report
 
     def _process(
         self,
-        pool: ThreadPoolExecutor,
+        pool: WatchedPool[Work],
         work: Iterable[Work],
         report: Report,
         plan: Plan,
@@ -178,8 +183,8 @@ class Worker:
         pending: list[Outcome | tuple[FileStamp, Extraction]] = []
         faces, since = 0, time.monotonic()
         try:
-            one = partial(self._one, plan=plan)
-            photos = self._photos(work, report, plan, others)
+            one = partial(self._one, pool=pool, plan=plan)
+            photos = self._photos(pool, work, report, plan, others)
             for item in bounded_map(pool, one, photos, WINDOW * self.threads):
                 pending.append(item)
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
@@ -189,7 +194,7 @@ class Worker:
                     pending, faces, since = [], 0, time.monotonic()
             self._flush(pending, report, others)
         except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
             self._flush(pending, report, others)
             raise
 
@@ -238,14 +243,25 @@ class Worker:
         return mine
 
     def _photos(
-        self, work: Iterable[Work], report: Report, plan: Plan, others: _Others
+        self,
+        pool: WatchedPool[Work],
+        work: Iterable[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
     ) -> Iterator[Work]:
         """The work but for videos, which are done here and now, each in one transaction."""
+
+        def film(item: Work) -> list[Outcome] | Failed:
+            return self.film(stamp_of(item), pool.alive)
+
         for item in work:
             if isinstance(item, Failed) or not is_video(item.path):
                 yield item
                 continue
-            outcomes = [o for o in self.film(item) if not self._was_erased(o, plan)]
+            seen = pool.submit(film, item).result()
+            found = [seen] if isinstance(seen, Failed) else seen  # the former: it took too long
+            outcomes = [o for o in found if not self._was_erased(o, plan)]
             self._record(outcomes, report, others, item)
 
     def _was_erased(self, outcome: Outcome, plan: Plan) -> bool:
@@ -266,13 +282,16 @@ class Worker:
         else:
             report.elsewhere += 1
 
-    def _one(self, file: Work, plan: Plan) -> Outcome | tuple[FileStamp, Extraction]:
+    def _one(
+        self, file: Work, pool: WatchedPool[Work], plan: Plan
+    ) -> Outcome | tuple[FileStamp, Extraction]:
         if isinstance(file, Failed):
             return file
 
         def is_stored(sha256: str) -> bool:
             whole = plan.restore_erased
-            return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
+            with pool.untimed():  # the server may be away
+                return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
 
         try:
             extraction = self.extract(file.path, is_stored)
@@ -361,7 +380,10 @@ class _Others:
 
 
 def bounded_map(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], window: int
+    pool: ThreadPoolExecutor | WatchedPool[T],
+    function: Callable[[T], R],
+    items: Iterable[T],
+    window: int,
 ) -> Iterator[R]:
     """`map` on a pool, in order, with at most `window` results computed ahead."""
     source = iter(items)
@@ -370,6 +392,10 @@ def bounded_map(
         result = futures.popleft().result()
         futures.extend(pool.submit(function, x) for x in islice(source, 1))
         yield result
+
+
+def _overdue(item: Work, limit_s: float) -> Failed:
+    return Failed(stamp_of(item), Reason.TIMEOUT, f"took longer than {limit_s:g} s")
 
 
 def _hands(fresh: Sequence[Work]) -> Iterator[Sequence[Work]]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale                       # writes records/scale.json
     python -m benchmarks.scale --photos 5000         # in a minute or two
-    python -m benchmarks.scale --faces 0.1           # one photo in ten shows a face: five times as fast
+    python -m benchmarks.scale --faces 0.1           # one photo in ten has a face: 5 times as fast
 
 Makes that many photos of 64 x 64 pixels, all different, from those of `lfw-dev`; a share of them
 may be textures instead, in which there is no face. Two archives, the

@@ -184,14 +184,17 @@ class Worker:
         faces, since = 0, time.monotonic()
         try:
             one = partial(self._one, pool=pool, plan=plan)
-            photos = self._photos(pool, work, report, plan, others)
-            for item in bounded_map(pool, one, photos, WINDOW * self.threads):
+            photos = _Counted(self._photos(pool, work, report, plan, others))
+            for done, item in enumerate(bounded_map(pool, one, photos, WINDOW * self.threads), 1):
                 pending.append(item)
+                report.reading = pool.depth
+                report.ready = max(0, photos.count - done - report.reading) + len(pending)
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
                 full = faces >= BATCH_FACES or len(pending) >= BATCH_FILES
                 if full or time.monotonic() - since > BATCH_SECONDS:
                     self._flush(pending, report, others)
                     pending, faces, since = [], 0, time.monotonic()
+            report.reading = report.ready = 0
             self._flush(pending, report, others)
         except KeyboardInterrupt:
             pool.shutdown()
@@ -337,10 +340,14 @@ class Worker:
             video.path if video else None,
         )
         others.holding += done.again
+        report.photos += done.photos
+        report.frames += done.photos if video else 0
         report.faces += done.faces
         report.changed += done.changed
         report.faces_removed += done.faces_removed
         report.enrolled_kept += done.enrolled_kept
+        read = sum(isinstance(outcome, Extracted) for outcome in done.outcomes)
+        report.duplicates += 0 if video else read - done.photos
         for outcome in done.outcomes:
             match outcome:
                 case Failed(file, reason, detail):
@@ -348,8 +355,6 @@ class Worker:
                 case Duplicate():
                     report.duplicates += 1
                 case Extracted(detections=detections, rejected=rejected):
-                    report.photos += 1
-                    report.frames += video is not None
                     report.rejected += sum(why not in ("", ELSEWHERE) for why in rejected)
                     report.no_face += len(detections) == 0
                 case Container(faces=faces):
@@ -377,6 +382,19 @@ class _Others:
     """Work that is in other workers' hands, and what was taken over from them."""
 
     holding: list[Work] = field(default_factory=list)
+
+
+class _Counted(Iterator[T]):
+    """An iterator that knows how many it has given."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.count = 0
+        self._items = iter(items)
+
+    def __next__(self) -> T:
+        item = next(self._items)
+        self.count += 1
+        return item
 
 
 def bounded_map(

@@ -63,7 +63,7 @@ class Crew(Parts):
         from facesearch.ingest.worker import Worker
 
         policy, limits = self.settings.ingest, self.settings.photos
-        gate = Gate(policy.min_quality, policy.min_face)
+        gate = Gate(policy.min_quality, policy.min_face, policy.crops)
         film = FilmReader(self.extractor, embedder, gate, policy.video_every, limits, self.threads)
         with Shift(self.database, job, report) as shift:
             yield Worker(
@@ -115,7 +115,7 @@ class Task:
     """
 
     job: int
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     listed: Iterable[str]
     collection: str
     plan: Plan

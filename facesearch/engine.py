@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Self
 from facesearch import library
 from facesearch.crew import Crew, Task
 from facesearch.errors import UsageError
-from facesearch.store import calibrations, feed, gallery, jobs, ledger, presence, rejections
+from facesearch.store import calibrations, crops, feed, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
+from facesearch.values import F32, Crops, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
     from facesearch.faces.extract import Extraction
@@ -93,7 +93,7 @@ class Engine(Crew):
 
         Args:
             sources: files, folders (walked recursively), zip and tar archives, members of them
-                (`a.zip!/b.jpg`) and patterns (`2019/**/*.jpg`).
+                (`a.zip!/b.jpg`), patterns (`2019/**/*.jpg`) and URLs (`photos.remote`).
             collection: name of the collection.
             listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
@@ -114,18 +114,18 @@ class Engine(Crew):
         from facesearch.ingest.listed import spooled
         from facesearch.ingest.rescan import rescan as look_for
         from facesearch.ingest.worker import Plan
-        from facesearch.photos import archive
+        from facesearch.photos import archive, remote
         from facesearch.photos.find import find
 
         if workers < 1:
             raise UsageError(f"workers = {workers}: at least one must do the work")
         roots = _roots(sources)
-        paths = [Path(root) for root in roots]
-        find(paths)  # complain about those that are not there, before anything is recorded
-        patterns = (r for r in roots if not os.path.lexists(r) and not archive.split(r))
+        find(roots)  # complain about those that are not there, before anything is recorded
+        there = (os.path.lexists, archive.split, remote.url_of)
+        patterns = (r for r in roots if not any(known(r) for known in there))
         if rescan and (pattern := next(patterns, None)):
             raise UsageError(f"{pattern}: a rescan takes folders and files, not patterns")
-        listed = map(os.path.abspath, listed)
+        listed = map(remote.absolute, listed)
         target, _ = self._target(collection)
         with (
             job(self.database, target, "ingest", roots) as number,
@@ -134,7 +134,7 @@ class Engine(Crew):
         ):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)
-            task = Task(number, tuple(paths), rest, collection, plan)
+            task = Task(number, tuple(roots), rest, collection, plan)
             report = self._share(task, workers, progress)
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
@@ -377,7 +377,9 @@ class Engine(Crew):
         Raises:
             PhotoError: the photo cannot be read.
         """
-        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
+        from facesearch.photos import remote
+
+        extraction = self._extract(remote.absolute(photo), lambda sha256: False)
         assert not isinstance(extraction, str)
         return extraction
 
@@ -629,8 +631,16 @@ class Engine(Crew):
         )
         return "\n".join(lines)
 
+    def crop_of(self, face_id: int) -> Crops | None:
+        """The aligned pixels of a face, (112, 112, 3) BGR; None if they were not kept.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return crops.of_faces(self.database, [face_id]).get(face_id)
+
     def verify_index(self) -> list[Problem]:
-        """Check every file of the library's indexes against the database.
+        """Check every file of the library's indexes against the database, and stored crops.
 
         Returns:
             What is not as it should be; empty if all is well.
@@ -638,7 +648,10 @@ class Engine(Crew):
         from facesearch import indexing
 
         homes = [(c, self._home(c)) for c in self.collections()]
-        return list(indexing.verify(self.database, self.root / "index", homes))
+        problems = list(indexing.verify(self.database, self.root / "index", homes))
+        where = self.database.where
+        bad = (line for c, _ in homes for line in crops.damaged(self.database, c))
+        return problems + [indexing.Problem(where, line) for line in bad]
 
     # --- about the library
 
@@ -704,5 +717,7 @@ class Engine(Crew):
 
 
 def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Sources as absolute paths."""
-    return [os.path.abspath(os.fspath(source)) for source in sources]
+    """Sources as absolute paths, or URLs."""
+    from facesearch.photos import remote
+
+    return [remote.absolute(source) for source in sources]

@@ -20,6 +20,7 @@ from facesearch.identify.decide import Assessed, Found, Identification, answer
 from facesearch.identify.judge import Judgement
 from facesearch.index.live import LiveIndex
 from facesearch.ingest.worker import bounded_map
+from facesearch.photos.remote import absolute
 from facesearch.store import gallery
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -168,7 +169,7 @@ class Query:
         """
 
         def one(photo: str | os.PathLike[str]) -> Extraction | Failure:
-            path = os.path.abspath(os.fspath(photo))
+            path = absolute(photo)
             try:
                 return extract(path)
             except PhotoError as err:

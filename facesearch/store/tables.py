@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from facesearch.values import JSONValue
 
-SCHEMA_HEAD = "0004"
+SCHEMA_HEAD = "0005"
 """Revision of `migrations/versions` that these tables describe."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -210,6 +210,17 @@ class FaceRow(Base):
     )
     changed: Mapped[int] = mapped_column(BigInteger)
     """The collection's revision that last touched this row."""
+
+
+class CropRow(Base):
+    """The aligned pixels of a face, where the settings ask for them to be kept."""
+
+    __tablename__ = "crops"
+    face_id: Mapped[int] = mapped_column(
+        ForeignKey("faces.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    png: Mapped[bytes] = mapped_column(LargeBinary)
+    """(112, 112, 3) BGR, as they were embedded."""
 
 
 class RejectionRow(Base):

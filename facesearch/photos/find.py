@@ -17,14 +17,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from facesearch.errors import PhotoError, Reason, UsageError
-from facesearch.photos import archive, remote
+from facesearch.photos import archive, raw, remote
 from facesearch.photos.read import os_detail, os_reason
 from facesearch.values import Failure
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 _LOSSLESS = (".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 _VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
-SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *_VIDEO))
+SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *raw.SUFFIXES, *_VIDEO))
 """What a file in a folder must end in, in lower case, to be taken for a photo or a video."""
 
 _LONGEST_URL = 2000

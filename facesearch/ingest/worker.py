@@ -45,7 +45,7 @@ from facesearch.store.outcomes import (
 from facesearch.store.tables import now
 from facesearch.values import Crops, Embeddings, Failure
 
-WINDOW = 16
+WINDOW = 4
 """Photos in flight a worker thread."""
 BATCH_FACES = 64
 """Faces embedded and written together."""

@@ -79,6 +79,7 @@ class Crew(Parts):
                 readers,
                 shift,
                 film,
+                policy.max_seconds,
                 gate,
                 progress,
             )

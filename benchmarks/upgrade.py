@@ -245,7 +245,7 @@ def _until(condition: Any, process: subprocess.Popen[bytes]) -> None:
             raise RuntimeError(f"{process.args!r} ended too early")
         if time.monotonic() > deadline:
             raise TimeoutError(repr(process.args))
-        time.sleep(0.05)
+        time.sleep(0.3)
 
 
 def _lines(path: Path) -> int:

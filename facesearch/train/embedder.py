@@ -56,6 +56,7 @@ CURVES = (
 )
 WARM_UP = 0.05
 _EMBED = 64
+Features = NDArray[np.float16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ def train(
     scratch: bool,
     resume: bool = False,
     tensorboard: bool = False,
+    made: Features | None = None,
 ) -> Trial | None:
     """Train, validate after every epoch, keep the best weights.
 
@@ -151,6 +153,7 @@ def train(
         scratch: the network's weights are random: batch norms learn too.
         resume: go on from the checkpoint in `folder`.
         tensorboard: also write TensorBoard's event log.
+        made: (views, N, ...) what the frozen part makes of all faces, where that is known.
 
     Returns:
         What was reached; None in processes other than the first of several.
@@ -165,9 +168,10 @@ def train(
         if device.type == "cuda" and world > 1:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.manual_seed(run.seed)
-        return _Run(
-            run, network, preprocessing, data, parts, folder, device, rank, world, scratch
-        ).go(say, resume, tensorboard)
+        one = _Run(
+            run, network, preprocessing, data, parts, folder, device, rank, world, scratch, made
+        )
+        return one.go(say, resume, tensorboard)
 
 
 class _Run:
@@ -185,6 +189,7 @@ class _Run:
         rank: int,
         world: int,
         scratch: bool,
+        made: Features | None,
     ) -> None:
         self.run, self.data, self.parts, self.folder = run, data, parts, folder
         self.preprocessing, self.device, self.scratch = preprocessing, device, scratch
@@ -204,8 +209,13 @@ class _Run:
         self.step: nn.Module = _Step(self.trained, self.criterion)
         if world > 1:
             self.step = DistributedDataParallel(self.step)
-        self.features = None if run.part == "all" else self._frozen_features()
-        self.held = None if self.features is None else self._embed_frozen(parts.held_out)
+        self.features: Features | None = None
+        self.held: Features | None = None
+        if made is not None:
+            self.features, self.held = made[:, parts.train], made[0, parts.held_out]
+        elif run.part != "all":
+            self.features = self._frozen_features()
+            self.held = self._embed_frozen(parts.held_out)
 
     def go(self, say: Callable[[str], None], resume: bool, tensorboard: bool) -> Trial | None:
         epoch, state = self._load() if resume else (0, {})
@@ -237,7 +247,7 @@ class _Run:
                 trace.__exit__(None, None, None)
         if not first:
             return None
-        self.trained.load_state_dict(kept)
+        self.trained.load_state_dict(kept, strict=False)
         network = self.trained.finished().cpu().eval()
         return Trial(network, best_epoch, epoch, _two(before), _two(best))
 
@@ -275,7 +285,7 @@ class _Run:
                         torch.zeros_like(at_first) if self.scratch else at_first,
                         min(1.0, rate * run.pull),
                     )
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         return float(np.mean(losses)), rate
 
     def _inputs(
@@ -299,7 +309,7 @@ class _Run:
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def _frozen_features(self) -> NDArray[np.float16] | NDArray[np.float32]:
+    def _frozen_features(self) -> Features:
         """(views, N, ...) what the frozen part makes of the training faces, in a mapped file."""
         run, path = self.run, self.folder / PREFIX
         if self.rank == 0:
@@ -323,13 +333,13 @@ class _Run:
             distributed.barrier()
         return cast("NDArray[np.float16]", np.load(path, mmap_mode="r"))
 
-    def _frozen_of(self, crops: Crops) -> NDArray[np.float16] | NDArray[np.float32]:
+    def _frozen_of(self, crops: Crops) -> Features:
         with torch.inference_mode(), self._arithmetic():
             made = self.frozen(self._pixels(crops)).float().cpu()
         array: F32 = made.contiguous().numpy()
         return array if array.ndim == 2 else array.astype(np.float16)
 
-    def _embed_frozen(self, rows: NDArray[np.intp]) -> NDArray[np.float16] | NDArray[np.float32]:
+    def _embed_frozen(self, rows: NDArray[np.intp]) -> Features:
         starts = range(0, len(rows), _EMBED)
         made = [self._frozen_of(np.asarray(self.data.crops[rows[i : i + _EMBED]])) for i in starts]
         return cast("NDArray[np.float16]", np.concatenate(made))
@@ -358,7 +368,11 @@ class _Run:
         return float(figures[0]), float(figures[1])
 
     def _snapshot(self) -> dict[str, Tensor]:
-        return {n: t.detach().cpu().clone() for n, t in self.trained.state_dict().items()}
+        """What training changes: with a frozen part, the trained parameters alone."""
+        named = self.trained.state_dict()
+        if self.run.part != "all":
+            named = {n: p for n, p in self.trained.named_parameters() if p.requires_grad}
+        return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
 
     def _save(self, epoch: int, state: dict[str, Any], kept: dict[str, Tensor]) -> None:
         tensors = {f"now.{name}": tensor for name, tensor in self._snapshot().items()}
@@ -396,7 +410,7 @@ class _Run:
             found = (name for name in tensors if name.startswith(prefix))
             return {name.removeprefix(prefix): tensors[name] for name in found}
 
-        self.trained.load_state_dict(part("now."))
+        self.trained.load_state_dict(part("now."), strict=False)
         self.criterion.load_state_dict(part("criterion."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in part("optimizer.").items():

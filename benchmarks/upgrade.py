@@ -3,7 +3,7 @@
     python -m benchmarks.upgrade [--base FOLDER]      # writes records/upgrade.json
 
 6,000 photos of `lfw-dev` are enrolled. Then, while one process asks who is in photos without a
-pause and another adds 400 more, `models activate` takes the library over to a model with other
+pause and another adds 100 more, `models activate` takes the library over to a model with other
 weights: killed (SIGKILL) at a third and at two thirds, then left to the end; then `models
 rollback`. Every answer must be that of one of the two models alone: the second one's vectors are
 those of the bundled model turned in space, so that an answer of the one's probe by the other's
@@ -199,7 +199,7 @@ def ask(log: Path, library: Path, probes: Sequence[str]) -> None:
                 line |= {"probe": probe, "ms": 1000 * (time.monotonic() - began)}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
-                time.sleep(0.1)
+                time.sleep(0.3)
 
 
 def _answer(engine: Engine, probe: Path) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _until(condition: Any, process: subprocess.Popen[bytes]) -> None:
             raise RuntimeError(f"{process.args!r} ended too early")
         if time.monotonic() > deadline:
             raise TimeoutError(repr(process.args))
-        time.sleep(0.05)
+        time.sleep(0.3)
 
 
 def _lines(path: Path) -> int:
@@ -258,7 +258,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--photos", type=int, default=6000)
-    parser.add_argument("--extra", type=int, default=400)
+    parser.add_argument("--extra", type=int, default=100)
     parser.add_argument("--base", type=Path, help="keep the enrolled library here, to run again")
     options = parser.parse_args()
     head = record.header()
@@ -277,7 +277,7 @@ def main() -> None:
         later = chosen[options.photos :]
         for path in later[: options.extra]:
             (extra / path.name).symlink_to(path)
-        probes = [path for path in later if path.parent.name in names][:25]
+        probes = [path for path in later if path.parent.name in names][:12]
         found = drill(home / "library", probes, extra)
     print(json.dumps(asdict(found), indent=1))
     print(record.write("upgrade", head, {"photos": options.photos, "drill": asdict(found)}))

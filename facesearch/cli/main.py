@@ -21,6 +21,7 @@ from facesearch.cli import (
     identities,
     jobs,
     photos,
+    train,
     upgrade,
 )
 from facesearch.errors import FacesearchError
@@ -81,6 +82,7 @@ app.command()(admin.stats)
 app.command()(admin.doctor)
 app.command()(evaluate.evaluate)
 app.add_typer(evaluate.app, name="bench", no_args_is_help=True)
+app.add_typer(train.app, name="train", no_args_is_help=True)
 app.command()(demo.demo)
 
 

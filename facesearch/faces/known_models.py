@@ -10,7 +10,7 @@ from facesearch.values import ModelContract
 
 Order = Literal["rgb", "bgr"]
 
-DIMS = {"sface": 128, "iresnet50": 512, "iresnet100": 512}
+DIMS = {"sface": 128, "mobile": 128, "iresnet50": 512, "iresnet100": 512}
 """The architectures that can be loaded, and the length of their embeddings."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from facesearch.errors import Reason
 from facesearch.photos.formats import Format, Refusal, check_size
@@ -136,7 +137,7 @@ def decode_raw(
             if pixels is None:
                 half = max(width, height) // 2 >= enough
                 rgb = raw.postprocess(use_camera_wb=True, half_size=half, user_flip=0, output_bps=8)
-                pixels = np.ascontiguousarray(rgb[:, :, ::-1])
+                pixels = _bgr(rgb)
             turn = _TURNS.get(sizes.flip)
             size = (height, width) if sizes.flip in {5, 6} else (width, height)
             if turn is not None:
@@ -150,6 +151,15 @@ def decode_raw(
         words = err.args[0] if err.args else type(err).__name__
         words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
         raise Refusal(Reason.CORRUPT, f"LibRaw refuses it: {words}") from err
+
+
+def _bgr(developed: NDArray[np.uint8]) -> Pixels:
+    """What LibRaw makes of a sensor, with one colour or three."""
+    if developed.ndim == 2 or developed.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(developed, cv2.COLOR_GRAY2BGR), np.uint8)
+    if developed.shape[2] != 3:
+        raise Refusal(Reason.UNSUPPORTED, f"its sensor has {developed.shape[2]} colours")
+    return np.ascontiguousarray(developed[:, :, ::-1])
 
 
 def _preview(raw: Any, size: tuple[int, int], enough: int, limits: PhotoLimits) -> Pixels | None:

@@ -12,6 +12,7 @@ import pytest
 from facesearch import Engine
 from facesearch.errors import StoreError
 from facesearch.store import crops
+from facesearch.store.upgrades import StoredPhoto
 
 
 def crop_rows(engine: Engine) -> set[int]:
@@ -42,6 +43,12 @@ def test_their_life(demo_photos: Path, tmp_path: Path) -> None:
         read = engine.extract(faces[0].photo)
         assert any(np.array_equal(crop, c) for c in read.crops)
         assert engine.verify_index() == []
+        # and what another model embeds, without the photo
+        (row,) = np.flatnonzero([np.array_equal(crop, c) for c in read.crops])
+        one = read.detections.take(np.array([row]))
+        ids = np.array([faces[0].face_id])
+        gone = StoredPhoto(1, read.sha256, read.size, (), ids, one)
+        assert np.array_equal(engine._crops_again(gone), crop[None])
         # gone with an identity, and with files that are gone
         engine.erase_identity(person.name)
         assert engine.crop_of(faces[0].face_id) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 
 import cv2
@@ -45,7 +46,7 @@ def directory(entries: Entries, at: int) -> bytes:
 def dng(picture: Pixels, orientation: int = 1, preview: Pixels | None = None) -> bytes:
     """A DNG of a sensor that saw a picture; in it a JPEG of the camera, of another, or none."""
     height, width = picture.shape[:2]
-    linear = (picture / 255.0) ** 2.2 * 60000
+    linear = np.asarray((picture / 255.0) ** 2.2 * 60000, np.float64)
     cells = linear[..., 1].copy()
     cells[0::2, 0::2] = linear[0::2, 0::2, 2]
     cells[1::2, 1::2] = linear[1::2, 1::2, 0]
@@ -147,7 +148,7 @@ def test_what_is_no_good(picture: Pixels, monkeypatch: pytest.MonkeyPatch) -> No
         for at in rng.integers(0, 600, 4):
             damaged[at] = int(rng.integers(256))
         reason(bytes(damaged))  # a photo or a reason, nothing else
-    monkeypatch.setitem(__import__("sys").modules, "rawpy", None)
+    monkeypatch.setitem(sys.modules, "rawpy", None)
     with pytest.raises(PhotoError, match=r"facesearch\[raw\]"):
         decode(whole, "x.dng", LIMITS)
 

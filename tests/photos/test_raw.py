@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from facesearch import Engine
 from facesearch.errors import PhotoError, Reason
@@ -46,7 +47,7 @@ def directory(entries: Entries, at: int) -> bytes:
 def dng(picture: Pixels, orientation: int = 1, preview: Pixels | None = None) -> bytes:
     """A DNG of a sensor that saw a picture; in it a JPEG of the camera, of another, or none."""
     height, width = picture.shape[:2]
-    linear = np.asarray((picture / 255.0) ** 2.2 * 60000, np.float64)
+    linear: NDArray[np.float64] = np.asarray((picture / 255.0) ** 2.2 * 60000, np.float64)
     cells = linear[..., 1].copy()
     cells[0::2, 0::2] = linear[0::2, 0::2, 2]
     cells[1::2, 1::2] = linear[1::2, 1::2, 0]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from facesearch.settings import Settings
 
 
-READERS = 4
-"""Photos in hand a core: some are read while others are looked at together."""
+READERS, LEAST_READERS = 4, 8
+"""Photos in hand a core, and at least: some are read while others are looked at together."""
 
 
 class Crew(Parts):
@@ -68,13 +68,13 @@ class Crew(Parts):
 
         policy, limits = self.settings.ingest, self.settings.photos
         gate = Gate(policy.min_quality, policy.min_face)
-        readers = READERS * self.threads
-        film = FilmReader(self._extract_bulk, embedder, gate, policy.video_every, limits, readers)
+        readers = max(READERS * self.threads, LEAST_READERS)
+        film = FilmReader(self._extract_bytes, embedder, gate, policy.video_every, limits, readers)
         with Shift(self.database, job, report) as shift:
             yield Worker(
                 self.database,
                 collection,
-                partial(self._extract, bulk=True),
+                self._extract,
                 embedder,
                 readers,
                 shift,
@@ -82,6 +82,7 @@ class Crew(Parts):
                 policy.max_seconds,
                 gate,
                 progress,
+                self._load_extractor,
             )
 
     def _share(self, task: Task, workers: int, progress: Callable[[Report], None]) -> Report:

@@ -377,9 +377,10 @@ class Engine(Crew):
         Raises:
             PhotoError: the photo cannot be read.
         """
-        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
-        assert not isinstance(extraction, str)
-        return extraction
+        from facesearch.photos.place import read_place
+
+        path = os.path.abspath(os.fspath(photo))
+        return self.extractor(read_place(path, self.settings.photos), path)
 
     # --- calibration
 

@@ -1,9 +1,10 @@
 """The ingestion worker: find -> skip what is known -> claim -> read, align -> embed -> record.
 
 Reading, decoding, detecting and aligning run on a pool of threads (the libraries release the
-interpreter lock); embedding and writing on the caller's thread, in batches. What is in flight is
-bounded by `WINDOW` photos a thread, so memory does not grow with the archive. Every batch is one
-transaction of the ledger: kill the process at any instant, run it again, and it goes on from there.
+interpreter lock); a batch of faces is embedded while the next is extracted, and written on the
+caller's thread. What is in flight is bounded by `WINDOW` photos a thread and two batches, so memory
+does not grow with the archive. Every batch is one transaction of the ledger: kill the process at
+any instant, run it again, and it goes on from there.
 
 Any number of workers, in this or other processes or machines, may run on the same photos at once:
 each claims a few files at a time (`facesearch.store.leases`).
@@ -61,6 +62,8 @@ MANY_HELD = 4096
 POLL_SECONDS = 0.5
 """Pause before looking again for files that other workers still have in hand."""
 
+Item = Outcome | tuple[FileStamp, Extraction]
+"""A photo on its way: what became of it, or its faces, not yet embedded."""
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -126,6 +129,7 @@ class Worker:
             0 for any time.
         gate: which faces are stored.
         progress: called with the report so far, after every batch and every few hundred files.
+        load: makes `extract` ready; called before every photo, its time does not count.
     """
 
     database: Database
@@ -138,6 +142,7 @@ class Worker:
     limit_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
+    load: Callable[[], None] = lambda: None
 
     def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
         """Process every path that is not done yet; failures are recorded and the rest goes on.
@@ -179,9 +184,13 @@ class Worker:
         plan: Plan,
         others: _Others,
     ) -> None:
-        """Extract, embed and record claimed work, in batches."""
-        pending: list[Outcome | tuple[FileStamp, Extraction]] = []
+        """Extract, embed and record claimed work, in batches.
+
+        While one batch is embedded, the next is extracted; then it is recorded.
+        """
+        pending: list[Item] = []
         faces, since = 0, time.monotonic()
+        batches = _Batches(self._outcomes, partial(self._record, report=report, others=others))
         try:
             one = partial(self._one, pool=pool, plan=plan)
             photos = _Counted(self._photos(pool, work, report, plan, others))
@@ -192,14 +201,18 @@ class Worker:
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
                 full = faces >= BATCH_FACES or len(pending) >= BATCH_FILES
                 if full or time.monotonic() - since > BATCH_SECONDS:
-                    self._flush(pending, report, others)
+                    batches.put(pending)
                     pending, faces, since = [], 0, time.monotonic()
             report.reading = report.ready = 0
-            self._flush(pending, report, others)
+            batches.put(pending)
+            batches.finish()
         except KeyboardInterrupt:
             pool.shutdown()
-            self._flush(pending, report, others)
+            batches.put(pending)
+            batches.finish()
             raise
+        finally:
+            batches.close()
 
     def _to_do(
         self, paths: Iterable[str | Failure], report: Report, plan: Plan, others: _Others
@@ -296,6 +309,8 @@ class Worker:
             with pool.untimed():  # the server may be away
                 return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
 
+        with pool.untimed():
+            self.load()
         try:
             extraction = self.extract(file.path, is_stored)
         except PhotoError as err:
@@ -308,21 +323,14 @@ class Worker:
             return Duplicate(file, extraction)
         return file, extraction
 
-    def _flush(
-        self,
-        pending: list[Outcome | tuple[FileStamp, Extraction]],
-        report: Report,
-        others: _Others,
-    ) -> None:
-        if not pending:
-            return
-        extractions = [item[1] for item in pending if isinstance(item, tuple)]
+    def _outcomes(self, items: Sequence[Item]) -> list[Outcome]:
+        """What became of a batch, its faces embedded."""
+        extractions = [item[1] for item in items if isinstance(item, tuple)]
         embedded = iter(self._embedded([e.crops for e in extractions]))
-        outcomes: list[Outcome] = [
+        return [
             item if not isinstance(item, tuple) else assessed(self.gate, *item, next(embedded))
-            for item in pending
+            for item in items
         ]
-        self._record(outcomes, report, others)
 
     def _record(
         self,
@@ -375,6 +383,42 @@ class Worker:
     ) -> R:
         """An operation on the store, waiting for a server that is away."""
         return self.database.patiently(partial(operation, self.database, *args, **kwargs))
+
+
+class _Batches:
+    """Batches on their way from extraction to the store: one at a time is embedded, on a thread.
+
+    Args:
+        embed: a batch to what became of it.
+        record: stores that; called on the thread that puts batches in.
+    """
+
+    def __init__(
+        self,
+        embed: Callable[[Sequence[Item]], list[Outcome]],
+        record: Callable[[Sequence[Outcome]], None],
+    ) -> None:
+        self._embed = embed
+        self._record = record
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="facesearch-batch")
+        self._embedding: Future[list[Outcome]] | None = None
+
+    def put(self, batch: Sequence[Item]) -> None:
+        """Begin to embed a batch, once the one before is stored."""
+        self.finish()
+        if batch:
+            self._embedding = self._thread.submit(self._embed, batch)
+
+    def finish(self) -> None:
+        """Store the batch that is being embedded."""
+        if self._embedding is not None:
+            outcomes = self._embedding.result()
+            self._embedding = None
+            self._record(outcomes)
+
+    def close(self) -> None:
+        """End the thread, when it has done what it does."""
+        self._thread.shutdown()
 
 
 @dataclass(slots=True)

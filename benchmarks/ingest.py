@@ -148,7 +148,7 @@ def loop_shrink(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
 
 def face_recognition(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
     """The package `face_recognition`, as its README does it."""
-    import face_recognition as dlib_faces  # type: ignore[import-not-found,unused-ignore]
+    import face_recognition as dlib_faces  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     def one(path: Path) -> int:
         return len(dlib_faces.face_encodings(dlib_faces.load_image_file(str(path))))

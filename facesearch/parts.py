@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery
+from facesearch.store import calibrations, collections, feed, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import JSONValue, ModelContract
 
@@ -38,7 +38,7 @@ class Parts:
         self.settings = opened.settings
         self.database = opened.database
         self._model_given = opened.model_given
-        self._live: dict[int, LiveIndex] = {}
+        self._live: dict[tuple[int, int], LiveIndex] = {}
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
         self._enrolled: dict[int, tuple[int, int]] = {}
@@ -178,6 +178,7 @@ class Parts:
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
+            ModelChangedError: the collection went over to another model since it was looked up.
         """
         from facesearch.index.live import LiveIndex
 
@@ -185,10 +186,14 @@ class Parts:
             return collections.revision(self.database, collection.id)
 
         home = self._home(collection)
-        index = self._live.get(collection.id)
+        key = collection.id, collection.vectors
+        index = self._live.get(key)
         if index is None or index.outdated(home):
+            for other in [k for k in self._live if k[0] == collection.id and k != key]:
+                if not collection.aside:
+                    del self._live[other]  # of a model that the collection went over from
             index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[collection.id] = index
+            self._live[key] = index
         if index.revision != revision():
             index.apply(feed.changes(self.database, collection, index.revision))
         return index
@@ -201,14 +206,35 @@ class Parts:
         from facesearch.index.centring import shipped_mean
         from facesearch.index.manifest import IndexHome
 
+        name = f"{collection.id}-{collection.vectors}" if collection.vectors else collection.id
         return IndexHome(
-            self.root / "index" / str(collection.id),
+            self.root / "index" / str(name),
             self._library_uuid,
             collection.id,
             collection.contract.key,
             collection.contract.dim,
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
+
+    def _build(self, collection: Collection, recipe: str | None) -> None:
+        """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        from facesearch.index.build import build
+        from facesearch.index.spec import choose, load_recipe
+        from facesearch.index.tuned import forget_tuned, read_tuned
+
+        home = self._home(collection)
+        if recipe == "auto":
+            forget_tuned(home.directory)
+        tuned = read_tuned(home.directory) if recipe is None else None
+        name = recipe or self.settings.index.recipe
+        rows = ledger.counts(self.database, collection).faces
+        if tuned is not None:
+            spec = tuned.spec
+        else:
+            spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
+        people = self._people(collection) if home.centred else None
+        with feed.snapshot(self.database, collection) as (revision, batches):
+            build(home, spec, revision, batches, people=people)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -256,6 +282,7 @@ class Parts:
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
             min_quality=settings.min_quality,
+            renew=partial(self._query, names, top, threshold, fpir, prior, where),
         )
 
     def _rule(
@@ -306,6 +333,17 @@ class Parts:
             count = gallery.enrolled_faces(self.database, collection)
             self._enrolled[collection.id] = revision, count
         return self._enrolled[collection.id][1]
+
+    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
+        """A photo's faces, detected and aligned, ready to embed.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        from facesearch.photos.place import read_place
+
+        path = os.path.abspath(os.fspath(photo))
+        return self.extractor(read_place(path, self.settings.photos), path)
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored.

@@ -1,10 +1,9 @@
 """The ingestion worker: find -> skip what is known -> claim -> read, align -> embed -> record.
 
 Reading, decoding, detecting and aligning run on a pool of threads (the libraries release the
-interpreter lock); a batch of faces is embedded while the next is extracted, and written on the
-caller's thread. What is in flight is bounded by `WINDOW` photos a thread and two batches, so memory
-does not grow with the archive. Every batch is one transaction of the ledger: kill the process at
-any instant, run it again, and it goes on from there.
+interpreter lock); embedding and writing on the caller's thread, in batches. What is in flight is
+bounded by `WINDOW` photos a thread, so memory does not grow with the archive. Every batch is one
+transaction of the ledger: kill the process at any instant, run it again, and it goes on from there.
 
 Any number of workers, in this or other processes or machines, may run on the same photos at once:
 each claims a few files at a time (`facesearch.store.leases`).
@@ -22,7 +21,7 @@ from functools import partial
 from itertools import islice
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from facesearch.errors import FacesearchError, PhotoError, Reason
+from facesearch.errors import FacesearchError, ModelChangedError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each, nothing
 from facesearch.faces.extract import Extraction
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
@@ -62,8 +61,6 @@ MANY_HELD = 4096
 POLL_SECONDS = 0.5
 """Pause before looking again for files that other workers still have in hand."""
 
-Item = Outcome | tuple[FileStamp, Extraction]
-"""A photo on its way: what became of it, or its faces, not yet embedded."""
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -111,16 +108,34 @@ class Plan:
         return self.restore_erased and before.state == ledger.ERASED
 
 
+@dataclass(slots=True)
+class Target:
+    """Where faces go, and by which model: the collection may go over to another meanwhile.
+
+    Attributes:
+        collection: where faces go.
+        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
+            for when the first face is there.
+        look_up: gives both as they are now.
+    """
+
+    collection: Collection
+    embedder: Callable[[], Embedder]
+    look_up: Callable[[], tuple[Collection, Callable[[], Embedder]]]
+
+    def follow(self) -> None:
+        """Look both up again."""
+        self.collection, self.embedder = self.look_up()
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One ingestion worker, wired.
 
     Attributes:
         database: the store.
-        collection: where faces go.
+        target: where faces go.
         extract: file to aligned faces.
-        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
-            for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
         film: a video to its outcome and those of its frames that are kept; calls its second
@@ -133,9 +148,8 @@ class Worker:
     """
 
     database: Database
-    collection: Collection
+    target: Target
     extract: Extract
-    embedder: Callable[[], Embedder]
     threads: int
     shift: Shift
     film: Callable[[FileStamp, Callable[[], None]], list[Outcome]]
@@ -143,6 +157,11 @@ class Worker:
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
     load: Callable[[], None] = lambda: None
+
+    @property
+    def collection(self) -> Collection:
+        """Where faces go, as last looked up."""
+        return self.target.collection
 
     def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
         """Process every path that is not done yet; failures are recorded and the rest goes on.
@@ -184,13 +203,9 @@ class Worker:
         plan: Plan,
         others: _Others,
     ) -> None:
-        """Extract, embed and record claimed work, in batches.
-
-        While one batch is embedded, the next is extracted; then it is recorded.
-        """
-        pending: list[Item] = []
+        """Extract, embed and record claimed work, in batches."""
+        pending: list[Outcome | tuple[FileStamp, Extraction]] = []
         faces, since = 0, time.monotonic()
-        batches = _Batches(self._outcomes, partial(self._record, report=report, others=others))
         try:
             one = partial(self._one, pool=pool, plan=plan)
             photos = _Counted(self._photos(pool, work, report, plan, others))
@@ -201,18 +216,14 @@ class Worker:
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
                 full = faces >= BATCH_FACES or len(pending) >= BATCH_FILES
                 if full or time.monotonic() - since > BATCH_SECONDS:
-                    batches.put(pending)
+                    self._flush(pending, report, others)
                     pending, faces, since = [], 0, time.monotonic()
             report.reading = report.ready = 0
-            batches.put(pending)
-            batches.finish()
+            self._flush(pending, report, others)
         except KeyboardInterrupt:
             pool.shutdown()
-            batches.put(pending)
-            batches.finish()
+            self._flush(pending, report, others)
             raise
-        finally:
-            batches.close()
 
     def _to_do(
         self, paths: Iterable[str | Failure], report: Report, plan: Plan, others: _Others
@@ -267,18 +278,35 @@ class Worker:
         others: _Others,
     ) -> Iterator[Work]:
         """The work but for videos, which are done here and now, each in one transaction."""
-
-        def film(item: Work) -> list[Outcome] | Failed:
-            return self.film(stamp_of(item), pool.alive)
-
         for item in work:
             if isinstance(item, Failed) or not is_video(item.path):
                 yield item
                 continue
-            seen = pool.submit(film, item).result()
-            found = [seen] if isinstance(seen, Failed) else seen  # the former: it took too long
-            outcomes = [o for o in found if not self._was_erased(o, plan)]
-            self._record(outcomes, report, others, item)
+            self._follow_up(partial(self._whole_video, item, pool, report, plan, others))
+
+    def _whole_video(
+        self,
+        video: FileStamp,
+        pool: WatchedPool[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
+    ) -> None:
+        def film(item: Work) -> list[Outcome] | Failed:
+            return self.film(stamp_of(item), pool.alive)
+
+        seen = pool.submit(film, video).result()
+        found = [seen] if isinstance(seen, Failed) else seen  # the former: it took too long
+        outcomes = [o for o in found if not self._was_erased(o, plan)]
+        self._record(outcomes, report, others, video)
+
+    def _follow_up(self, embed_and_record: Callable[[], None]) -> None:
+        """Do it, by the new model if the collection went over to one; each is a transaction."""
+        while True:
+            try:
+                return embed_and_record()
+            except ModelChangedError:
+                self.target.follow()
 
     def _was_erased(self, outcome: Outcome, plan: Plan) -> bool:
         """Whether a frame is of a video read before, and a face in it was erased since."""
@@ -323,14 +351,28 @@ class Worker:
             return Duplicate(file, extraction)
         return file, extraction
 
-    def _outcomes(self, items: Sequence[Item]) -> list[Outcome]:
-        """What became of a batch, its faces embedded."""
-        extractions = [item[1] for item in items if isinstance(item, tuple)]
+    def _flush(
+        self,
+        pending: list[Outcome | tuple[FileStamp, Extraction]],
+        report: Report,
+        others: _Others,
+    ) -> None:
+        if pending:
+            self._follow_up(partial(self._embed_and_record, pending, report, others))
+
+    def _embed_and_record(
+        self,
+        pending: list[Outcome | tuple[FileStamp, Extraction]],
+        report: Report,
+        others: _Others,
+    ) -> None:
+        extractions = [item[1] for item in pending if isinstance(item, tuple)]
         embedded = iter(self._embedded([e.crops for e in extractions]))
-        return [
+        outcomes: list[Outcome] = [
             item if not isinstance(item, tuple) else assessed(self.gate, *item, next(embedded))
-            for item in items
+            for item in pending
         ]
+        self._record(outcomes, report, others)
 
     def _record(
         self,
@@ -376,49 +418,13 @@ class Worker:
         """The embeddings of each photo's faces; without any, the model is not even loaded."""
         if not any(len(crops) for crops in groups):
             return [nothing(self.collection.contract)] * len(groups)
-        return embed_each(self.embedder(), groups)
+        return embed_each(self.target.embedder(), groups)
 
     def _ask(
         self, operation: Callable[Concatenate[Database, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """An operation on the store, waiting for a server that is away."""
         return self.database.patiently(partial(operation, self.database, *args, **kwargs))
-
-
-class _Batches:
-    """Batches on their way from extraction to the store: one at a time is embedded, on a thread.
-
-    Args:
-        embed: a batch to what became of it.
-        record: stores that; called on the thread that puts batches in.
-    """
-
-    def __init__(
-        self,
-        embed: Callable[[Sequence[Item]], list[Outcome]],
-        record: Callable[[Sequence[Outcome]], None],
-    ) -> None:
-        self._embed = embed
-        self._record = record
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="facesearch-batch")
-        self._embedding: Future[list[Outcome]] | None = None
-
-    def put(self, batch: Sequence[Item]) -> None:
-        """Begin to embed a batch, once the one before is stored."""
-        self.finish()
-        if batch:
-            self._embedding = self._thread.submit(self._embed, batch)
-
-    def finish(self) -> None:
-        """Store the batch that is being embedded."""
-        if self._embedding is not None:
-            outcomes = self._embedding.result()
-            self._embedding = None
-            self._record(outcomes)
-
-    def close(self) -> None:
-        """End the thread, when it has done what it does."""
-        self._thread.shutdown()
 
 
 @dataclass(slots=True)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from facesearch.settings import Settings
 
 
-READERS = 4
-"""Photos in hand a core: some are read while others are looked at together."""
+READERS, LEAST_READERS = 4, 8
+"""Photos in hand a core, and at least: some are read while others are looked at together."""
 
 
 class Crew(Parts):
@@ -82,9 +82,9 @@ class Crew(Parts):
         target = Target(*self._target(collection), partial(self._target, collection, anew=True))
         policy, limits = self.settings.ingest, self.settings.photos
         gate = Gate(policy.min_quality, policy.min_face, policy.crops)
-        readers = READERS * self.threads
+        readers = max(READERS * self.threads, LEAST_READERS)
         film = FilmReader(
-            self._extract_bulk,
+            self._extract_bytes,
             lambda: target.embedder(),
             gate,
             policy.video_every,
@@ -95,13 +95,14 @@ class Crew(Parts):
             yield Worker(
                 self.database,
                 target,
-                partial(self._extract, bulk=True),
+                self._extract,
                 readers,
                 shift,
                 film,
                 policy.max_seconds,
                 gate,
                 progress,
+                self._load_extractor,
             )
 
     def _share(self, task: Task, workers: int, progress: Callable[[Report], None]) -> Report:

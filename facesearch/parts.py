@@ -341,28 +341,28 @@ class Parts:
             PhotoError: the photo cannot be read.
         """
         from facesearch.photos import remote
+        from facesearch.photos.place import read_place
 
-        extraction = self._extract(remote.absolute(photo), lambda sha256: False)
-        assert not isinstance(extraction, str)
-        return extraction
+        path = remote.absolute(photo)
+        return self.extractor(read_place(path, self.settings.photos), path)
 
-    def _extract(
-        self, path: str, known: Callable[[str], bool], *, bulk: bool = False
-    ) -> Extraction | str:
+    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored.
 
-        With `bulk`, for many threads at once.
+        For bulk work: called from many threads at once.
         """
         from facesearch.photos.place import read_place
 
         data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
-        if known(sha256):
-            return sha256
-        return (self._extract_bulk if bulk else self.extractor)(data, path, sha256)
+        return sha256 if known(sha256) else self._extract_bytes(data, path, sha256)
 
-    def _extract_bulk(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
-        """`bulk_extractor` of a photo; it is loaded with the first."""
+    def _extract_bytes(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
+        """`bulk_extractor` of a photo; loaded when the first one asks."""
+        self._load_extractor()
+        return self.bulk_extractor(data, name, sha256)
+
+    def _load_extractor(self) -> None:
+        """Load `bulk_extractor`, once, whoever else asks for it meanwhile."""
         with self._loading:
-            extract = self.bulk_extractor
-        return extract(data, name, sha256)
+            _ = self.bulk_extractor

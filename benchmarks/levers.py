@@ -386,7 +386,7 @@ def shortlist_misses(faces: Faces, protocol: Protocol, adaptation: Adaptation) -
 def adapting(faces: Faces) -> dict[str, Any]:
     """What `index adapt` finds where these people are enrolled with all photos."""
     compared = centred(faces.mirrored, mean_of(faces.mirrored, faces.people))
-    found = adapt(compared, faces.people)
+    found = adapt(compared, faces.people, _contract().key)
     return {"accepted": found.accepted} | asdict(found.adaptation.evidence)
 
 

@@ -129,7 +129,7 @@ def verify(
         yield from _strange(home)
         try:
             read_tuned(home.directory)
-            read_adaptation(home.directory, home.dim)
+            read_adaptation(home.directory, home.contract, home.dim)
             index = LiveIndex.open(home, partial(collections.revision, database, collection.id))
         except IndexFileError as err:
             yield Problem(str(home.directory), str(err))

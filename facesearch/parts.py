@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery
+from facesearch.store import calibrations, collections, feed, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import JSONValue, ModelContract
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from facesearch.index.adaptation import Adaptation
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
 
@@ -37,10 +39,11 @@ class Parts:
         self.settings = opened.settings
         self.database = opened.database
         self._model_given = opened.model_given
-        self._live: dict[int, LiveIndex] = {}
+        self._live: dict[tuple[int, int], LiveIndex] = {}
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
         self._enrolled: dict[int, tuple[int, int]] = {}
+        self._loading = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -82,16 +85,34 @@ class Parts:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """Decode, detect, align: file bytes to aligned faces."""
-        from dataclasses import replace
-
+        """Decode, detect, align: file bytes to aligned faces. Ready at once, for a few photos."""
         from facesearch.faces.extract import Extractor
 
-        # a face that the policy stores must be found to begin with
+        return Extractor(self._detect_spec, self.settings.photos, gps=self.settings.ingest.gps)
+
+    @cached_property
+    def bulk_extractor(self) -> Extractor:
+        """`extractor` for very many photos, several times as many at once as there are cores."""
+        from facesearch.faces.device import pick_device
+        from facesearch.faces.extract import Extractor
+        from facesearch.faces.torch_yunet import TorchYuNet
+
+        embed = self.settings.embed
+        device = pick_device(embed.device)
+
+        def load(score: float) -> TorchYuNet:
+            return TorchYuNet(score, device, embed.precision, self.threads)
+
+        limits, gps = self.settings.photos, self.settings.ingest.gps
+        return Extractor(self._detect_spec, limits, gps=gps, load=load)
+
+    @property
+    def _detect_spec(self) -> DetectSpec:
+        """How faces are looked for: one that the policy stores must be found to begin with."""
+        from dataclasses import replace
+
         detect, least = self.settings.detect, self.settings.ingest.min_face
-        if least:
-            detect = replace(detect, min_face=min(detect.min_face, least))
-        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
+        return replace(detect, min_face=min(detect.min_face, least)) if least else detect
 
     def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
         """An embedder, loaded once.
@@ -157,6 +178,7 @@ class Parts:
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
+            ModelChangedError: the collection went over to another model since it was looked up.
         """
         from facesearch.index.live import LiveIndex
 
@@ -164,10 +186,14 @@ class Parts:
             return collections.revision(self.database, collection.id)
 
         home = self._home(collection)
-        index = self._live.get(collection.id)
+        key = collection.id, collection.vectors
+        index = self._live.get(key)
         if index is None or index.outdated(home):
+            for other in [k for k in self._live if k[0] == collection.id and k != key]:
+                if not collection.aside:
+                    del self._live[other]  # of a model that the collection went over from
             index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[collection.id] = index
+            self._live[key] = index
         if index.revision != revision():
             index.apply(feed.changes(self.database, collection, index.revision))
         return index
@@ -180,14 +206,37 @@ class Parts:
         from facesearch.index.centring import shipped_mean
         from facesearch.index.manifest import IndexHome
 
+        name = f"{collection.id}-{collection.vectors}" if collection.vectors else collection.id
         return IndexHome(
-            self.root / "index" / str(collection.id),
+            self.root / "index" / str(name),
             self._library_uuid,
             collection.id,
             collection.contract.key,
             collection.contract.dim,
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
+
+    def _build(self, collection: Collection, recipe: str | None) -> None:
+        """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        from facesearch.index.adaptation import read_adaptation
+        from facesearch.index.build import build
+        from facesearch.index.spec import choose, load_recipe
+        from facesearch.index.tuned import forget_tuned, read_tuned
+
+        home = self._home(collection)
+        if recipe == "auto":
+            forget_tuned(home.directory)
+        tuned = read_tuned(home.directory) if recipe is None else None
+        name = recipe or self.settings.index.recipe
+        rows = ledger.counts(self.database, collection).faces
+        if tuned is not None:
+            spec = tuned.spec
+        else:
+            spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
+        people = self._people(collection) if home.centred else None
+        adaptation = read_adaptation(home.directory, home.contract, home.dim)
+        with feed.snapshot(self.database, collection) as (revision, batches):
+            build(home, spec, revision, batches, people=people, adaptation=adaptation)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -242,6 +291,7 @@ class Parts:
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
             min_quality=settings.min_quality,
+            renew=partial(self._query, names, top, threshold, fpir, prior, where),
         )
 
     def _rule(
@@ -295,10 +345,33 @@ class Parts:
             self._enrolled[collection.id] = revision, count
         return self._enrolled[collection.id][1]
 
-    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
-        """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
+    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
+        """A photo's faces, detected and aligned, ready to embed.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
+        assert not isinstance(extraction, str)
+        return extraction
+
+    def _extract(
+        self, path: str, known: Callable[[str], bool], *, bulk: bool = False
+    ) -> Extraction | str:
+        """A photo's aligned faces; or its sha256 alone where `known` says it is stored.
+
+        With `bulk`, for many threads at once.
+        """
         from facesearch.photos.place import read_place
 
         data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
-        return sha256 if known(sha256) else self.extractor(data, path)
+        if known(sha256):
+            return sha256
+        return (self._extract_bulk if bulk else self.extractor)(data, path, sha256)
+
+    def _extract_bulk(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
+        """`bulk_extractor` of a photo; it is loaded with the first."""
+        with self._loading:
+            extract = self.bulk_extractor
+        return extract(data, name, sha256)

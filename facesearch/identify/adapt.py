@@ -82,12 +82,13 @@ class _Searched:
         return np.asarray(np.mean(rates, axis=0))
 
 
-def adapt(vectors: F32, people: I64, seed: int = 0) -> Adapted:
+def adapt(vectors: F32, people: I64, contract: str, seed: int = 0) -> Adapted:
     """Learn a map, and judge it on people it was not learned from.
 
     Args:
         vectors: (N, D) centred unit vectors.
         people: (N,) number of the person of each.
+        contract: key of the model contract of the vectors.
         seed: of the halves and draws.
 
     Raises:
@@ -129,6 +130,7 @@ def adapt(vectors: F32, people: I64, seed: int = 0) -> Adapted:
         offset=offset,
         slope=slope,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        contract=contract,
     )
     return Adapted(low > 0.0, Adaptation(whitening(vectors, people, shrinkage), evidence))
 
@@ -180,7 +182,7 @@ def _mean(halves: list[_Searched], times: F64) -> F64:
 
 
 def _mapped(vectors: F32, matrix: F32) -> F32:
-    nothing = Evidence(0, 0, 0.0, 0.0, 0.0, (0.0, 0.0), 0.0, 1.0, "")
+    nothing = Evidence(0, 0, 0.0, 0.0, 0.0, (0.0, 0.0), 0.0, 1.0, "", "")
     return adapted(vectors, Adaptation(matrix, nothing))
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facesearch.errors import PhotoError
+from facesearch.errors import ModelChangedError, PhotoError
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
 from facesearch.faces.quality import quality, why
@@ -68,6 +68,8 @@ class Query:
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
         min_quality: below it a face is not given a name.
+        renew: this query as it would be made now, for when a collection went over to another model
+            since.
     """
 
     database: Database
@@ -79,6 +81,7 @@ class Query:
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
     min_quality: float = 0.0
+    renew: Callable[[], Query] | None = None
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
@@ -87,7 +90,21 @@ class Query:
     def identify_embedded(
         self, extractions: Sequence[Extraction]
     ) -> list[tuple[Identification, Embeddings]]:
-        """`identify`, each answer with the embeddings of its faces."""
+        """`identify`, each answer with the embeddings of its faces.
+
+        The whole answer is by one model: if a collection goes over to another on the way, it is
+        asked again by that.
+        """
+        try:
+            return self._identify(extractions)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().identify_embedded(extractions)
+
+    def _identify(
+        self, extractions: Sequence[Extraction]
+    ) -> list[tuple[Identification, Embeddings]]:
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
         vectors = np.concatenate([e.vectors for e in embedded])
         found, identities, faces_enrolled = [], 0, 0
@@ -136,6 +153,14 @@ class Query:
 
     def faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         """The most similar stored faces, enrolled or not, for each face of a probe."""
+        try:
+            return self._faces(extraction)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().faces(extraction)
+
+    def _faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         (embeddings,) = embed_each(self.embedder, [extraction.crops])
         ((collection, live),) = self.targets
         matches = live().search(embeddings.vectors, self.top)

@@ -43,6 +43,7 @@ class Evidence:
         offset: a threshold T of scores without it is offset + slope T with it.
         slope: see `offset`.
         created: UTC, ISO 8601.
+        contract: key of the model contract of the vectors.
     """
 
     people: int
@@ -54,6 +55,7 @@ class Evidence:
     offset: float
     slope: float
     created: str
+    contract: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,8 +100,8 @@ def dump(adaptation: Adaptation) -> bytes:
     return save({_MAP: matrix}, {"evidence": json.dumps(asdict(adaptation.evidence))})
 
 
-def parse(data: bytes, dim: int, where: Path) -> Adaptation:
-    """What `dump` gave.
+def parse(data: bytes, dim: int | None, where: Path) -> Adaptation:
+    """What `dump` gave; of `dim` dimensions, unless that is None.
 
     Raises:
         IndexFileError: it is something else, or of another dimension.
@@ -112,7 +114,11 @@ def parse(data: bytes, dim: int, where: Path) -> Adaptation:
         found = Adaptation(matrix, Evidence(**told))
     except (SafetensorError, ValueError, KeyError, TypeError) as err:
         raise IndexFileError(f"{where}: malformed; run `facesearch index adapt` again") from err
-    if matrix.shape != (dim, dim) or not np.isfinite(matrix).all():
+    return found if dim is None else _fitting(found, dim, where)
+
+
+def _fitting(found: Adaptation, dim: int, where: Path) -> Adaptation:
+    if found.matrix.shape != (dim, dim) or not np.isfinite(found.matrix).all():
         raise IndexFileError(f"{where}: not a map of {dim} dimensions; adapt again")
     return found
 
@@ -127,8 +133,8 @@ def write_adaptation(directory: Path, adaptation: Adaptation) -> None:
         replace(directory / ADAPTED, dump(adaptation))
 
 
-def read_adaptation(directory: Path, dim: int) -> Adaptation | None:
-    """What the next build applies; None for nothing.
+def read_adaptation(directory: Path, contract: str, dim: int) -> Adaptation | None:
+    """What the next build of vectors of a contract applies; None for nothing.
 
     Raises:
         IndexFileError: the file is damaged.
@@ -140,7 +146,8 @@ def read_adaptation(directory: Path, dim: int) -> Adaptation | None:
         return None
     except OSError as err:
         raise IndexFileError(f"{path}: cannot be read ({err.strerror})") from err
-    return parse(data, dim, path)
+    found = parse(data, None, path)
+    return _fitting(found, dim, path) if found.evidence.contract == contract else None
 
 
 def forget_adaptation(directory: Path) -> None:

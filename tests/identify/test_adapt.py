@@ -30,7 +30,7 @@ from facesearch.store.gallery import Person
 from facesearch.store.outcomes import Extracted, FileStamp
 from facesearch.values import F32, I64, Detections, Embeddings
 
-DIM, PEOPLE, PHOTOS = 128, 150, 3
+DIM, PEOPLE, PHOTOS, KEY = 128, 150, 3, "a model"
 
 
 def made(nuisance: float, people: int = PEOPLE, seed: int = 0) -> tuple[F32, I64]:
@@ -46,7 +46,7 @@ def made(nuisance: float, people: int = PEOPLE, seed: int = 0) -> tuple[F32, I64
 
 def test_what_helps_is_accepted() -> None:
     vectors, people = made(nuisance=4.0)
-    found = adapt(vectors, people)
+    found = adapt(vectors, people, KEY)
     told = found.adaptation.evidence
     assert found.accepted
     assert told.gain_95[0] > 0.0
@@ -63,7 +63,7 @@ def test_what_helps_is_accepted() -> None:
 
 
 def test_what_does_not_help_is_not() -> None:
-    found = adapt(*made(nuisance=0.0))
+    found = adapt(*made(nuisance=0.0), KEY)
     assert not found.accepted
     assert found.adaptation.evidence.gain_95[0] <= 0.0
 
@@ -71,10 +71,10 @@ def test_what_does_not_help_is_not() -> None:
 def test_too_few_people_are_refused() -> None:
     vectors, people = made(4.0, people=20)
     with pytest.raises(UsageError, match=rf"20 people have two photos.*enrol {FEWEST - 20} more"):
-        adapt(vectors, people)
+        adapt(vectors, people, KEY)
     one_each = vectors[::PHOTOS]
     with pytest.raises(UsageError, match="0 people"):
-        adapt(one_each, np.arange(20))
+        adapt(one_each, np.arange(20), KEY)
 
 
 def test_whitening_evens_out_how_photos_of_a_person_differ() -> None:
@@ -90,7 +90,7 @@ def test_whitening_evens_out_how_photos_of_a_person_differ() -> None:
 def test_thresholds_move_with_the_scores() -> None:
     """The share of strangers above a threshold is about the same on either scale."""
     vectors, people = made(nuisance=4.0, people=400)
-    told = adapt(vectors, people).adaptation
+    told = adapt(vectors, people, KEY).adaptation
     others = made(nuisance=4.0, people=400, seed=5)[0][::PHOTOS]
     upper = np.triu_indices(len(others), 1)
     plain = (others @ others.T)[upper]
@@ -102,7 +102,7 @@ def test_thresholds_move_with_the_scores() -> None:
 
 
 def evidence() -> Evidence:
-    return Evidence(60, 120, 0.5, 0.8, 0.9, (0.05, 0.15), 0.01, 0.9, "2026-11-28T00:00:00+00:00")
+    return Evidence(60, 120, 0.5, 0.8, 0.9, (0.05, 0.15), 0.01, 0.9, "2026-11-28", KEY)
 
 
 def test_a_row_comes_out_the_same_whatever_stands_beside_it() -> None:
@@ -223,7 +223,10 @@ def test_the_command(library: Path) -> None:
     assert told["accepted"]
     assert told["applied"]
     home = next((library / "index").iterdir())
-    assert read_adaptation(home, DIM) is not None
+    with Engine.open(library) as engine:
+        key = engine.collection().contract.key
+    assert read_adaptation(home, key, DIM) is not None
+    assert read_adaptation(home, "another model", DIM) is None
     (home / ADAPTED).write_bytes(b"damaged")
     code, _, err = cli(library, "index", "build")
     assert code != 0

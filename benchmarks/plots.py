@@ -43,7 +43,8 @@ svg{font:13px system-ui,sans-serif;background:#fff}.grid{stroke:#e3e5e8}.axis{fi
 .tick{fill:#555;font-size:12px}.label{fill:#222}.mark{stroke:#222;stroke-dasharray:4 3}
 .lead{stroke:#888}.dot{fill:#222}.mark-text{fill:#111;font-weight:600}
 .line{fill:none;stroke-width:2;stroke:var(--c)}.fill{fill:var(--c)}.band{fill:var(--c);opacity:.16}
-.s0{--c:#1f6fb2}.s1{--c:#c2571a}.s2{--c:#2f8f4e}.s3{--c:#8a4fb0}.s4{--c:#b8860b}.s5{--c:#c2185b}
+.s0{--c:#1f6fb2}.s1{--c:#c2571a}.s2{--c:#2f8f4e}.s3{--c:#8a4fb0}.s4{--c:#b8860b}.s5{--c:#4d4d4d}
+.s6{--c:#00868b}.s7{--c:#b5317e}
 """
 
 

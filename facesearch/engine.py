@@ -26,6 +26,7 @@ from facesearch.upgrade import Upgrades
 from facesearch.values import F32, Crops, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
+    from facesearch.identify.adapt import Adapted
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -416,7 +417,7 @@ class Engine(Upgrades):
             embedder = self.embedder_of(found)
             faces = labelled.from_entries(entries, self.extract, embedder, self.threads)
         rate = self.settings.identify.fpir if fpir is None else fpir
-        scores = scores_key(found.contract, self._home(found).centred)
+        scores = scores_key(found.contract, self._home(found).centred, self.live(found).adaptation)
         faces = faces.compared(self.live(found).compared)
         learned = learn(faces, scores, size, rate, described)
         stored = calibrations.add(self.database, found, learned.new)
@@ -506,6 +507,49 @@ class Engine(Upgrades):
         self._build(found, recipe)
         return self.live(found).status()
 
+    def adapt(self, collection: str = DEFAULT, *, apply: bool = True) -> Adapted:
+        """Learn from the people enrolled how photos of one person differ, and compare accordingly.
+
+        What is learned is applied only if people it was not learned from are found better with it;
+        then the index is built anew. The former adaptation is replaced. A calibration made before
+        is not used any more: calibrate again.
+
+        Args:
+            collection: name of the collection.
+            apply: False to measure only.
+
+        Raises:
+            UsageError: too few people have several photos.
+            As `build_index` otherwise.
+        """
+        from facesearch.identify import labelled
+        from facesearch.identify.adapt import adapt
+        from facesearch.index.adaptation import write_adaptation
+
+        found = self.collection(collection)
+        faces = labelled.from_collection(self.database, found)
+        faces = faces.compared(self.live(found).centred)
+        result = adapt(faces.vectors, faces.people, found.contract.key)
+        if apply and result.accepted:
+            write_adaptation(self._home(found).directory, result.adaptation)
+            self.build_index(collection)
+        return result
+
+    def forget_adaptation(self, collection: str = DEFAULT) -> bool:
+        """Compare without an adaptation again; the index is built anew if it had one.
+
+        Returns:
+            Whether it had one.
+        """
+        from facesearch.index.adaptation import forget_adaptation
+
+        found = self.collection(collection)
+        forget_adaptation(self._home(found).directory)
+        had = self.live(found).adaptation is not None
+        if had:
+            self.build_index(collection)
+        return had
+
     def compact_index(self, collection: str = DEFAULT) -> IndexStatus:
         """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
 
@@ -549,7 +593,10 @@ class Engine(Upgrades):
         found = self.collection(collection)
         tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
         active = calibrations.active(self.database, found)
-        rule = self._rule(found.contract, self._home(found).centred, calibration=active)
+        adaptation = self.live(found).adaptation
+        rule = self._rule(
+            found.contract, self._home(found).centred, calibration=active, adaptation=adaptation
+        )
         threshold = rule(self._templates(found)).threshold.value
         with tempfile.TemporaryDirectory(prefix="facesearch-tune-") as folder:
             compared = self.live(found).compared
@@ -681,12 +728,12 @@ class Engine(Upgrades):
         from facesearch.identify.review import OUTLIER_FMR, review
 
         contract, centred = collection.contract, self._home(collection).centred
+        index = self.live(collection)
         try:
-            alike = self._rule(contract, centred)
-            odd = self._rule(contract, centred, fpir=OUTLIER_FMR)
+            alike = self._rule(contract, centred, adaptation=index.adaptation)
+            odd = self._rule(contract, centred, fpir=OUTLIER_FMR, adaptation=index.adaptation)
         except UsageError:
             return []
-        index = self.live(collection)
         limits = odd(1).threshold.value, alike(index.enrolled()).threshold.value
         return review(self.database, collection, index, face_ids, limits)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.identify.judge import Rule
     from facesearch.identify.query import Query
+    from facesearch.index.adaptation import Adaptation
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
     from facesearch.settings import DetectSpec
@@ -144,10 +145,10 @@ class Parts:
             ModelError: its model is not here, or its weights are missing or corrupt.
             ContractError: the model of that name is another one by now.
         """
-        from facesearch.faces.mirror import is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         contract = collection.contract
-        embedder = self.embedder(contract.name, is_mirrored(contract))
+        embedder = embedder_for(self.embedder(contract.name, mirror=False), contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
@@ -160,7 +161,7 @@ class Parts:
         from dataclasses import replace
 
         from facesearch.faces.embed import load_probe_embedder
-        from facesearch.faces.mirror import MirroredEmbedder, is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         model = collection.contract.name
         if model not in self._probe_embedders:
@@ -168,8 +169,7 @@ class Parts:
             self._probe_embedders[model] = load_probe_embedder(
                 spec, self.models_dir, partial(self.embedder, model, mirror=False)
             )
-        plain = self._probe_embedders[model]
-        embedder = MirroredEmbedder(plain) if is_mirrored(collection.contract) else plain
+        embedder = embedder_for(self._probe_embedders[model], collection.contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
@@ -218,6 +218,7 @@ class Parts:
 
     def _build(self, collection: Collection, recipe: str | None) -> None:
         """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        from facesearch.index.adaptation import read_adaptation
         from facesearch.index.build import build
         from facesearch.index.spec import choose, load_recipe
         from facesearch.index.tuned import forget_tuned, read_tuned
@@ -233,8 +234,9 @@ class Parts:
         else:
             spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
         people = self._people(collection) if home.centred else None
+        adaptation = read_adaptation(home.directory, home.contract, home.dim)
         with feed.snapshot(self.database, collection) as (revision, batches):
-            build(home, spec, revision, batches, people=people)
+            build(home, spec, revision, batches, people=people, adaptation=adaptation)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -263,6 +265,12 @@ class Parts:
             raise UsageError(f"top = {top}: ask for at least one candidate")
         # a calibration is of one collection: of several together nothing is known
         one = searched[0] if len(searched) == 1 else None
+        adaptations = [self.live(c).adaptation for c in searched]
+        if len({None if a is None else a.key for a in adaptations}) > 1:
+            raise UsageError(
+                "these collections are adapted differently, so that their scores cannot be "
+                "compared; search them one by one, or `facesearch index adapt --forget`"
+            )
         rule = self._rule(
             embedder.contract,
             self._home(searched[0]).centred,
@@ -270,6 +278,7 @@ class Parts:
             fpir,
             prior,
             calibrations.active(self.database, one) if one else None,
+            adaptations[0],
         )
         settings = self.settings.identify
         return Query(
@@ -293,6 +302,7 @@ class Parts:
         fpir: float | None = None,
         prior: float | None = None,
         calibration: StoredCalibration | None = None,
+        adaptation: Adaptation | None = None,
     ) -> Rule:
         """What scores are judged by; complains at once about an option that cannot be.
 
@@ -313,6 +323,7 @@ class Parts:
             default_fpir=settings.fpir,
             prior=settings.prior if prior is None else prior,
             calibration=calibration,
+            adaptation=adaptation,
         )
         rule(1)
         return rule

@@ -213,7 +213,7 @@ class Query:
         figures = quality(extraction.measures, embeddings)
         insufficient = (
             f"quality {figure:.3f} is below {self.min_quality:g}: {why(extraction.measures, row)}; "
-            "use a better photo"
+            "take another photo, or tell who it is by other means than the face"
             if figure < self.min_quality
             else ""
             for row, figure in enumerate(figures.tolist())

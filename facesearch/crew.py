@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from facesearch.settings import Settings
 
 
+READERS = 4
+"""Photos in hand a core: some are read while others are looked at together."""
+
+
 class Crew(Parts):
     """Parts, and the workers that bring photos in."""
 
@@ -78,22 +82,24 @@ class Crew(Parts):
         target = Target(*self._target(collection), partial(self._target, collection, anew=True))
         policy, limits = self.settings.ingest, self.settings.photos
         gate = Gate(policy.min_quality, policy.min_face)
+        readers = READERS * self.threads
         film = FilmReader(
-            self.extractor,
+            self._extract_bulk,
             lambda: target.embedder(),
             gate,
             policy.video_every,
             limits,
-            self.threads,
+            readers,
         )
         with Shift(self.database, job, report) as shift:
             yield Worker(
                 self.database,
                 target,
-                self._extract,
-                self.threads,
+                partial(self._extract, bulk=True),
+                readers,
                 shift,
                 film,
+                policy.max_seconds,
                 gate,
                 progress,
             )

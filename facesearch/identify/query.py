@@ -62,7 +62,8 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        template: "mean" compares with the mean of each identity's faces, "best" with each face.
+        template: "mean" compares with the mean of each identity's faces, "looks" with the mean of
+            each of its looks, "best" with each face.
         judge: number of templates searched to how scores are judged.
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
@@ -75,7 +76,7 @@ class Query:
     targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
     embedder: Embedder
     top: int
-    template: Literal["mean", "best"]
+    template: Literal["mean", "looks", "best"]
     judge: Callable[[int], Judgement]
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
@@ -110,10 +111,11 @@ class Query:
         for collection, live in self.targets:
             index = live()
             allowed = self._allowed(collection)
-            if self.template == "mean":
-                matches = index.search_templates(vectors, self.top, allowed)
-            else:
+            if self.template == "best":
                 matches = index.search_identities(vectors, self.top, allowed)
+            else:
+                by_look = self.template == "looks"
+                matches = index.search_templates(vectors, self.top, allowed, by_look=by_look)
             identity_ids, face_ids = np.unique(matches.identity_ids), np.unique(matches.ids)
             found.append(
                 Found(
@@ -127,7 +129,7 @@ class Query:
             )
             identities += index.enrolled(allowed)
             faces_enrolled += self.enrolled_faces(collection, index.revision)
-        # each template is one more that a stranger may resemble
+        # each template is one more that a stranger may resemble; looks are at most as many as faces
         judgement = self.judge(identities if self.template == "mean" else faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):

@@ -14,7 +14,7 @@ DIM = 64
 
 
 def unit(vectors: F32) -> F32:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def around(rng: np.random.Generator, middle: F32, count: int, spread: float = 0.04) -> F32:

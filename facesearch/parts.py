@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Self
 
+from facesearch.compaction import Compactor
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery
+from facesearch.store import calibrations, collections, feed, filters, gallery
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import JSONValue, ModelContract
+from facesearch.store.filters import Filter
+from facesearch.values import ModelContract
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from facesearch.identify.query import Query
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.index.segment import Scope
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
 
@@ -37,9 +42,12 @@ class Parts:
         self.database = opened.database
         self._model_given = opened.model_given
         self._live: dict[int, LiveIndex] = {}
+        self._opening = Lock()
+        self._reopening: dict[int, Future[None]] = {}
+        self._openers = ThreadPoolExecutor(1, thread_name_prefix="facesearch-open")
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
-        self._enrolled: dict[int, tuple[int, int]] = {}
+        self._scopes: dict[int, tuple[tuple[int, Filter] | None, Scope]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +62,15 @@ class Parts:
 
     def close(self) -> None:
         """Release the database's connections and the indexes."""
+        self.compactor.stop()
+        self._openers.shutdown(cancel_futures=True)
         self._live.clear()
         self.database.close()
+
+    @cached_property
+    def compactor(self) -> Compactor:
+        """What compacts indexes in the background."""
+        return Compactor(self.root, self.settings)
 
     def collection(self, name: str = DEFAULT) -> Collection:
         """The collection of that name.
@@ -153,23 +168,68 @@ class Parts:
         return embedder
 
     def live(self, collection: Collection) -> LiveIndex:
-        """The collection's index, brought up to every row committed before this call.
+        """The collection's index: the current generation, and every row committed before this call.
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
         """
+        home = self._home(collection)
+        with self._opening:
+            index = self._live.get(collection.id)
+            if index is None or index.outdated(home):
+                index = self._live[collection.id] = self._opened(collection, home)
+        return self._caught_up(collection, index)
+
+    def serving(self, collection: Collection) -> LiveIndex:
+        """`live`, without waiting until a generation that was published meanwhile is opened.
+
+        The former one goes on answering, with every row committed before this call; a thread opens
+        the new one, and later calls get that.
+
+        Raises:
+            IndexFileError: the current generation is damaged.
+        """
+        index = self._live.get(collection.id)
+        if index is None:
+            return self.live(collection)
+        if index.outdated(self._home(collection)):
+            reopening = self._reopening.get(collection.id)
+            if reopening is None:
+                with self._opening:
+                    reopening = self._reopening.get(collection.id)
+                    if reopening is None and self._live.get(collection.id) is index:
+                        work = partial(self._reopen, collection)
+                        self._reopening[collection.id] = self._openers.submit(work)
+            elif reopening.done():
+                del self._reopening[collection.id]
+                reopening.result()
+                index = self._live[collection.id]
+        return self._caught_up(collection, index)
+
+    def _reopen(self, collection: Collection) -> None:
+        """Open the current generation, ready to answer, and let it replace the former one."""
+        index = self._opened(collection, self._home(collection))
+        self._caught_up(collection, index)
+        index.prepare()
+        self._live[collection.id] = index
+
+    def outside(self, collection: Collection) -> int:
+        """How many changes to faces the current generation does not have; none of it is loaded."""
+        from facesearch.index.generation import current_revision
+
+        since = current_revision(self._home(collection))
+        return feed.changed(self.database, collection, since)
+
+    def _opened(self, collection: Collection, home: IndexHome) -> LiveIndex:
         from facesearch.index.live import LiveIndex
 
-        def revision() -> int:
-            return collections.revision(self.database, collection.id)
+        revision = partial(collections.revision, self.database, collection.id)
+        return LiveIndex.open(home, revision, partial(self._people, collection))
 
-        home = self._home(collection)
-        index = self._live.get(collection.id)
-        if index is None or index.outdated(home):
-            index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[collection.id] = index
-        if index.revision != revision():
-            index.apply(feed.changes(self.database, collection, index.revision))
+    def _caught_up(self, collection: Collection, index: LiveIndex) -> LiveIndex:
+        """The index after everything committed before this call."""
+        if index.revision != collections.revision(self.database, collection.id):
+            index.follow(partial(feed.changes, self.database, collection))
         return index
 
     @cached_property
@@ -202,7 +262,7 @@ class Parts:
         threshold: float | None,
         fpir: float | None,
         prior: float | None,
-        where: Mapping[str, JSONValue] | None,
+        chosen: Filter | None = None,
     ) -> Query:
         from facesearch.identify.query import Query
 
@@ -227,13 +287,12 @@ class Parts:
         settings = self.settings.identify
         return Query(
             database=self.database,
-            targets=[(c, partial(self.live, c)) for c in searched],
+            targets=[(c, partial(self.serving, c)) for c in searched],
             embedder=embedder,
             top=settings.top if top is None else top,
             template=settings.template,
             judge=rule,
-            enrolled_faces=partial(self._enrolled_faces, where or {}),
-            where=where or {},
+            scope=partial(self._scope, chosen or Filter()),
             min_quality=settings.min_quality,
         )
 
@@ -272,19 +331,24 @@ class Parts:
     def _templates(self, collection: Collection) -> int:
         """How many templates a probe is compared with."""
         if self.settings.identify.template == "mean":
-            return self.live(collection).enrolled()
+            return self.live(collection).enrolled()[0]
         return gallery.enrolled_faces(self.database, collection)
 
-    def _enrolled_faces(
-        self, where: Mapping[str, JSONValue], collection: Collection, revision: int
-    ) -> int:
-        """How many enrolled faces a query searches; counted once a revision."""
-        if where:
-            return gallery.enrolled_faces(self.database, collection, where)
-        if self._enrolled.get(collection.id, (-1, 0))[0] != revision:
-            count = gallery.enrolled_faces(self.database, collection)
-            self._enrolled[collection.id] = revision, count
-        return self._enrolled[collection.id][1]
+    def _scope(self, chosen: Filter, collection: Collection, revision: int) -> Scope:
+        """The faces that pass a filter; looked up again when the collection has changed."""
+        from facesearch.index.segment import EVERYTHING, Scope
+
+        if not chosen:
+            return EVERYTHING
+        known, scope = self._scopes.get(collection.id, (None, EVERYTHING))
+        # metadata is looked up each time: changing it leaves the revision as it is
+        if known != (revision, chosen) or chosen.where:
+            scope = Scope(
+                filters.identities(self.database, collection, chosen),
+                filters.faces(self.database, collection, chosen),
+            )
+            self._scopes[collection.id] = (revision, chosen), scope
+        return scope
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""

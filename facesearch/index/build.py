@@ -53,6 +53,8 @@ def build(
     batches: Iterable[FaceRows],
     progress: Callable[[int], None] = lambda rows: None,
     people: F16 | F32 | None = None,
+    *,
+    wait: bool = False,
 ) -> Manifest:
     """Build a generation and make it current; searches in any process go on meanwhile.
 
@@ -66,6 +68,7 @@ def build(
         batches: every face of the collection, by ascending id, as stored.
         progress: called with the number of rows indexed so far.
         people: (N, D) one face of each enrolled person, as stored, which the mean is taken over.
+        wait: for another build that is running.
 
     Returns:
         The manifest of what is now current.
@@ -78,7 +81,7 @@ def build(
     mean = home.prior
     if mean is not None and people is not None:
         mean = mean_of_people(mean, people)
-    with writing(home.directory), exclusive(home.directory):
+    with writing(home.directory), exclusive(home.directory, wait=wait):
         _sweep(home.directory, keep=None)
         name = f"{revision:012d}-{secrets.token_hex(4)}"
         with _temporary(home.directory / f"{_TEMPORARY}{name}") as folder:

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values",),
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
-    ("library", "faces.extract", "ingest", "identify", "indexing"),
+    ("library", "faces.extract", "ingest", "identify", "indexing", "compaction"),
     ("parts",),
     ("crew",),
     ("engine",),

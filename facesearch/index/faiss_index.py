@@ -272,7 +272,10 @@ def build(
     """
     rows, dim = vectors.shape
     factory = spec.factory_for(rows, dim)
-    with _translated(UsageError, f"recipe '{spec.name}' ({factory}) cannot be built"):
+    with (
+        _translated(UsageError, f"recipe '{spec.name}' ({factory}) cannot be built"),
+        _idle_cores(),
+    ):
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         has = FaissIndex(index, spec).parameter
         if has != spec.parameter:
@@ -346,6 +349,21 @@ def _brisk(index: Any) -> Iterator[None]:
         yield
     finally:
         first.pq = None
+
+
+@contextmanager
+def _idle_cores() -> Iterator[None]:
+    """Build with a thread for each core that nobody uses, one at least.
+
+    FAISS's threads wait for each other at every step, spinning: on a busy machine two take several
+    times as long as one.
+    """
+    before = int(faiss.omp_get_max_threads())
+    faiss.omp_set_num_threads(max(1, before - round(os.getloadavg()[0])))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 @contextmanager

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from facesearch import library
-from facesearch.crew import Crew, Task
+from facesearch.crew import Task
 from facesearch.errors import UsageError
-from facesearch.store import calibrations, feed, gallery, jobs, ledger, presence, rejections
+from facesearch.store import calibrations, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.store.filters import Filter
+from facesearch.upgrade import Upgrades
 from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
-    from facesearch.faces.extract import Extraction
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -35,16 +35,14 @@ if TYPE_CHECKING:
     from facesearch.index.live import IndexStatus
     from facesearch.index.tune import Target, Tuning
     from facesearch.indexing import Problem
+    from facesearch.ingest.account import Account
     from facesearch.ingest.duplicates import Duplicates
     from facesearch.ingest.enroll import EnrolReport, Entry
     from facesearch.ingest.report import Report
     from facesearch.store.jobs import Job
 
-SCRUB_S = 5.0
-"""How long a build waits for readers, to have nothing deleted left in the database's log."""
 
-
-class Engine(Crew):
+class Engine(Upgrades):
     """An open library: one directory with its database, indexes, models and settings.
 
     Use `Engine.open` or `Engine.create`; close it, or use it in a `with` block. Searching is safe
@@ -143,8 +141,23 @@ class Engine(Crew):
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
         if report.faces:
-            self._rebuild_if_due(target)
+            self._rebuild_if_due(collection)
         return report
+
+    def account(self, report: Report, collection: str = DEFAULT) -> Account:
+        """What `ingest` did, for `facesearch.ingest.account` to write as a page."""
+        from facesearch.ingest.account import EXAMPLES, Account
+        from facesearch.store import summary
+
+        target = self.collection(collection)
+        return Account(
+            report,
+            self.job(report.job),
+            target.contract.name,
+            summary.states(self.database, target),
+            summary.causes(self.database, target, EXAMPLES),
+            self.duplicates(collection),
+        )
 
     def prune(
         self, sources: Iterable[str | os.PathLike[str]], collection: str = DEFAULT
@@ -207,22 +220,20 @@ class Engine(Crew):
             entries = read_entries(Path(source), ignored)
         else:
             entries = source
-        target, embedder = self._target(collection)
+        target, _ = self._target(collection)
         named = (
             [os.path.abspath(os.fspath(source))] if isinstance(source, str | os.PathLike) else []
         )
         counted = Report()
         with (
             job(self.database, target, "enroll", named) as number,
-            self._worker(
-                number, target, embedder, counted, self._tending(target, progress)
-            ) as worker,
+            self._worker(number, collection, counted, self._tending(target, progress)) as worker,
         ):
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
-        self._rebuild_if_due(target)
+        self._rebuild_if_due(collection)
         report.not_enrolled += failures
-        report.doubts += self._review(target, report.face_ids)
+        report.doubts += self._review(self.collection(collection), report.face_ids)
         return report
 
     # --- who is this?
@@ -377,16 +388,6 @@ class Engine(Crew):
             save(side_by_side(comparison, one.crops, other.crops), Path(picture))
         return comparison
 
-    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
-        """A photo's faces, detected and aligned, ready to embed.
-
-        Raises:
-            PhotoError: the photo cannot be read.
-        """
-        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
-        assert not isinstance(extraction, str)
-        return extraction
-
     # --- calibration
 
     def calibrate(
@@ -507,6 +508,7 @@ class Engine(Crew):
         if status and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.compactor.stop()
             self.build_index(collection, wait=True)
+        self._erase_from_other_models(found, face_ids)
         return person, len(face_ids)
 
     # --- index
@@ -528,25 +530,8 @@ class Engine(Crew):
             LibraryError: another process is building this index, or it cannot be written.
             DiskFullError: no space; the index in use is untouched.
         """
-        from facesearch.index.build import build
-        from facesearch.index.spec import choose, load_recipe
-        from facesearch.index.tuned import forget_tuned, read_tuned
-
         found = self.collection(collection)
-        home = self._home(found)
-        if recipe == "auto":
-            forget_tuned(home.directory)
-        tuned = read_tuned(home.directory) if recipe is None else None
-        name = recipe or self.settings.index.recipe
-        rows = ledger.counts(self.database, found).faces
-        if tuned is not None:
-            spec = tuned.spec
-        else:
-            spec = choose(rows, found.contract.dim) if name == "auto" else load_recipe(name)
-        people = self._people(found) if home.centred else None
-        with feed.snapshot(self.database, found) as (revision, batches):
-            build(home, spec, revision, batches, people=people, wait=wait)
-        self.database.scrub(SCRUB_S)
+        self._build(found, recipe, wait=wait)
         return self.live(found).status()
 
     def compact_index(self, collection: str = DEFAULT, *, background: bool = False) -> IndexStatus:
@@ -665,7 +650,8 @@ class Engine(Crew):
         """
         from facesearch import indexing
 
-        homes = [(c, self._home(c)) for c in self.collections()]
+        of_all = [one for c in self.collections() for one in (c, *self._other_models(c))]
+        homes = [(c, self._home(c)) for c in of_all]
         return list(indexing.verify(self.database, self.root / "index", homes))
 
     # --- about the library
@@ -718,8 +704,9 @@ class Engine(Crew):
         from facesearch.compaction import Occasion
 
         def look() -> None:
-            if self.outside(collection) > self.settings.index.max_delta:
-                self.compactor.start(collection.name)
+            found = self.collection(collection.name)  # it may have gone over to another model
+            if self.outside(found) > self.settings.index.max_delta:
+                self.compactor.start(found.name)
 
         occasion = Occasion(look)
 
@@ -729,11 +716,11 @@ class Engine(Crew):
 
         return told
 
-    def _rebuild_if_due(self, collection: Collection) -> None:
+    def _rebuild_if_due(self, collection: str) -> None:
         """Build the index when too much lies outside the current generation."""
         self.compactor.wait()
-        if self.outside(collection) > self.settings.index.max_delta:
-            self.build_index(collection.name)
+        if self.outside(self.collection(collection)) > self.settings.index.max_delta:
+            self.build_index(collection)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""

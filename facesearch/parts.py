@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from facesearch.compaction import Compactor
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, filters, gallery
+from facesearch.store import calibrations, collections, feed, filters, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.store.filters import Filter
 from facesearch.values import ModelContract
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
     from facesearch.index.segment import Scope
+    from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
+
+SCRUB_S = 5.0
+"""How long a build waits for readers, to have nothing deleted left in the database's log."""
 
 
 class Parts:
@@ -41,13 +45,14 @@ class Parts:
         self.settings = opened.settings
         self.database = opened.database
         self._model_given = opened.model_given
-        self._live: dict[int, LiveIndex] = {}
-        self._opening = Lock()
-        self._reopening: dict[int, Future[None]] = {}
+        self._live: dict[tuple[int, int], LiveIndex] = {}
+        self._opening = threading.Lock()
+        self._reopening: dict[tuple[int, int], Future[None]] = {}
         self._openers = ThreadPoolExecutor(1, thread_name_prefix="facesearch-open")
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
         self._scopes: dict[int, tuple[tuple[int, Filter] | None, Scope]] = {}
+        self._loading = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -96,16 +101,34 @@ class Parts:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """Decode, detect, align: file bytes to aligned faces."""
-        from dataclasses import replace
-
+        """Decode, detect, align: file bytes to aligned faces. Ready at once, for a few photos."""
         from facesearch.faces.extract import Extractor
 
-        # a face that the policy stores must be found to begin with
+        return Extractor(self._detect_spec, self.settings.photos, gps=self.settings.ingest.gps)
+
+    @cached_property
+    def bulk_extractor(self) -> Extractor:
+        """`extractor` for very many photos, several times as many at once as there are cores."""
+        from facesearch.faces.device import pick_device
+        from facesearch.faces.extract import Extractor
+        from facesearch.faces.torch_yunet import TorchYuNet
+
+        embed = self.settings.embed
+        device = pick_device(embed.device)
+
+        def load(score: float) -> TorchYuNet:
+            return TorchYuNet(score, device, embed.precision, self.threads)
+
+        limits, gps = self.settings.photos, self.settings.ingest.gps
+        return Extractor(self._detect_spec, limits, gps=gps, load=load)
+
+    @property
+    def _detect_spec(self) -> DetectSpec:
+        """How faces are looked for: one that the policy stores must be found to begin with."""
+        from dataclasses import replace
+
         detect, least = self.settings.detect, self.settings.ingest.min_face
-        if least:
-            detect = replace(detect, min_face=min(detect.min_face, least))
-        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
+        return replace(detect, min_face=min(detect.min_face, least)) if least else detect
 
     def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
         """An embedder, loaded once.
@@ -172,12 +195,16 @@ class Parts:
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
+            ModelChangedError: the collection went over to another model since it was looked up.
         """
-        home = self._home(collection)
+        home, key = self._home(collection), (collection.id, collection.vectors)
         with self._opening:
-            index = self._live.get(collection.id)
+            index = self._live.get(key)
             if index is None or index.outdated(home):
-                index = self._live[collection.id] = self._opened(collection, home)
+                for other in [k for k in self._live if k[0] == collection.id and k != key]:
+                    if not collection.aside:
+                        del self._live[other]  # of a model that the collection went over from
+                index = self._live[key] = self._opened(collection, home)
         return self._caught_up(collection, index)
 
     def serving(self, collection: Collection) -> LiveIndex:
@@ -187,23 +214,22 @@ class Parts:
         the new one, and later calls get that.
 
         Raises:
-            IndexFileError: the current generation is damaged.
+            As `live`.
         """
-        index = self._live.get(collection.id)
+        key = collection.id, collection.vectors
+        index = self._live.get(key)
         if index is None:
             return self.live(collection)
         if index.outdated(self._home(collection)):
-            reopening = self._reopening.get(collection.id)
-            if reopening is None:
-                with self._opening:
-                    reopening = self._reopening.get(collection.id)
-                    if reopening is None and self._live.get(collection.id) is index:
-                        work = partial(self._reopen, collection)
-                        self._reopening[collection.id] = self._openers.submit(work)
-            elif reopening.done():
-                del self._reopening[collection.id]
-                reopening.result()
-                index = self._live[collection.id]
+            with self._opening:
+                reopening = self._reopening.get(key)
+                if reopening is None and self._live.get(key) is index:
+                    work = partial(self._reopen, collection)
+                    self._reopening[key] = self._openers.submit(work)
+                elif reopening is not None and reopening.done():
+                    del self._reopening[key]
+                    reopening.result()
+                index = self._live.get(key, index)
         return self._caught_up(collection, index)
 
     def _reopen(self, collection: Collection) -> None:
@@ -211,7 +237,7 @@ class Parts:
         index = self._opened(collection, self._home(collection))
         self._caught_up(collection, index)
         index.prepare()
-        self._live[collection.id] = index
+        self._live[collection.id, collection.vectors] = index
 
     def outside(self, collection: Collection) -> int:
         """How many changes to faces the current generation does not have; none of it is loaded."""
@@ -240,14 +266,36 @@ class Parts:
         from facesearch.index.centring import shipped_mean
         from facesearch.index.manifest import IndexHome
 
+        name = f"{collection.id}-{collection.vectors}" if collection.vectors else collection.id
         return IndexHome(
-            self.root / "index" / str(collection.id),
+            self.root / "index" / str(name),
             self._library_uuid,
             collection.id,
             collection.contract.key,
             collection.contract.dim,
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
+
+    def _build(self, collection: Collection, recipe: str | None, *, wait: bool = False) -> None:
+        """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        from facesearch.index.build import build
+        from facesearch.index.spec import choose, load_recipe
+        from facesearch.index.tuned import forget_tuned, read_tuned
+
+        home = self._home(collection)
+        if recipe == "auto":
+            forget_tuned(home.directory)
+        tuned = read_tuned(home.directory) if recipe is None else None
+        name = recipe or self.settings.index.recipe
+        rows = ledger.counts(self.database, collection).faces
+        if tuned is not None:
+            spec = tuned.spec
+        else:
+            spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
+        people = self._people(collection) if home.centred else None
+        with feed.snapshot(self.database, collection) as (revision, batches):
+            build(home, spec, revision, batches, people=people, wait=wait)
+        self.database.scrub(SCRUB_S)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -294,6 +342,7 @@ class Parts:
             judge=rule,
             scope=partial(self._scope, chosen or Filter()),
             min_quality=settings.min_quality,
+            renew=partial(self._query, names, top, threshold, fpir, prior, chosen),
         )
 
     def _rule(
@@ -350,10 +399,33 @@ class Parts:
             self._scopes[collection.id] = (revision, chosen), scope
         return scope
 
-    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
-        """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
+    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
+        """A photo's faces, detected and aligned, ready to embed.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
+        assert not isinstance(extraction, str)
+        return extraction
+
+    def _extract(
+        self, path: str, known: Callable[[str], bool], *, bulk: bool = False
+    ) -> Extraction | str:
+        """A photo's aligned faces; or its sha256 alone where `known` says it is stored.
+
+        With `bulk`, for many threads at once.
+        """
         from facesearch.photos.place import read_place
 
         data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
-        return sha256 if known(sha256) else self.extractor(data, path)
+        if known(sha256):
+            return sha256
+        return (self._extract_bulk if bulk else self.extractor)(data, path, sha256)
+
+    def _extract_bulk(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
+        """`bulk_extractor` of a photo; it is loaded with the first."""
+        with self._loading:
+            extract = self.bulk_extractor
+        return extract(data, name, sha256)

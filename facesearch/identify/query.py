@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from facesearch.errors import PhotoError
+from facesearch.errors import ModelChangedError, PhotoError
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
 from facesearch.faces.quality import quality, why
@@ -62,20 +62,24 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        template: "mean" compares with the mean of each identity's faces, "best" with each face.
+        template: "mean" compares with the mean of each identity's faces, "looks" with the mean of
+            each of its looks, "best" with each face.
         judge: number of templates searched to how scores are judged.
         scope: which faces of a collection are searched, given the revision its index is at.
         min_quality: below it a face is not given a name.
+        renew: this query as it would be made now, for when a collection went over to another model
+            since.
     """
 
     database: Database
     targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
     embedder: Embedder
     top: int
-    template: Literal["mean", "best"]
+    template: Literal["mean", "looks", "best"]
     judge: Callable[[int], Judgement]
     scope: Callable[[Collection, int], Scope]
     min_quality: float = 0.0
+    renew: Callable[[], Query] | None = None
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
@@ -84,12 +88,26 @@ class Query:
     def identify_embedded(
         self, extractions: Sequence[Extraction]
     ) -> list[tuple[Identification, Embeddings]]:
-        """`identify`, each answer with the embeddings of its faces."""
+        """`identify`, each answer with the embeddings of its faces.
+
+        The whole answer is by one model: if a collection goes over to another on the way, it is
+        asked again by that.
+        """
+        try:
+            return self._identify(extractions)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().identify_embedded(extractions)
+
+    def _identify(
+        self, extractions: Sequence[Extraction]
+    ) -> list[tuple[Identification, Embeddings]]:
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
         found, identities, faces_enrolled = self.search(
             np.concatenate([e.vectors for e in embedded])
         )
-        # each template is one more that a stranger may resemble
+        # each template is one more that a stranger may resemble; looks are at most as many as faces
         judgement = self.judge(identities if self.template == "mean" else faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
@@ -121,10 +139,11 @@ class Query:
         for collection, live in self.targets:
             index = live()
             scope = self.scope(collection, index.revision)
-            if self.template == "mean":
-                matches = index.search_templates(vectors, self.top, scope)
-            else:
+            if self.template == "best":
                 matches = index.search_identities(vectors, self.top, scope)
+            else:
+                by_look = self.template == "looks"
+                matches = index.search_templates(vectors, self.top, scope, by_look=by_look)
             candidates = gallery.candidates(self.database, matches.ids[matches.ids > 0].tolist())
             found.append(Found(collection.name, matches, candidates))
             people, faces = index.enrolled(scope)
@@ -134,6 +153,14 @@ class Query:
 
     def faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         """The most similar stored faces, enrolled or not, for each face of a probe."""
+        try:
+            return self._faces(extraction)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().faces(extraction)
+
+    def _faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         (embeddings,) = embed_each(self.embedder, [extraction.crops])
         ((collection, live),) = self.targets
         index = live()

@@ -9,18 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 import numpy as np
 
 from facesearch.errors import UsageError
 from facesearch.index.centring import centred, mean_of_people
-from facesearch.index.exact import ExactIndex, Mask
+from facesearch.index.exact import ExactIndex
 from facesearch.index.generation import Generation, open_current
-from facesearch.index.keys import best, best_distinct, count, shift, unpack
+from facesearch.index.keys import best, shift, unpack
 from facesearch.index.manifest import IndexHome, pointer_stamp, read_pointer
 from facesearch.index.segment import EVERYTHING, Faces, Scope, Segment
+from facesearch.index.state import State, fused, joined, lookup, matches_of, nearest
 from facesearch.values import F16, F32, I64, Changes, Matches
 
 SHORTLIST = 64
@@ -74,52 +74,6 @@ class ComparedFaces:
     vectors: F32
 
 
-@dataclass(frozen=True)
-class _State:
-    """Never changed, only replaced: a search works on the one it saw first."""
-
-    revision: int
-    base: Segment
-    delta: Segment
-
-    @property
-    def segments(self) -> tuple[tuple[int, Segment], ...]:
-        """The segments, each with the number of rows before it."""
-        return (0, self.base), (len(self.base), self.delta)
-
-    @cached_property
-    def people(self) -> int:
-        """How many identities have a face."""
-        return self.base.enrolled + int(np.count_nonzero(~self.base.holds(self.delta.identities)))
-
-    def holds(self, identities: I64) -> Mask:
-        """Which of these identities have a face; for a few of them."""
-        return self.base.holds(identities) | np.isin(identities, self.delta.faces.identity_ids)
-
-    def followed_by(self, revision: int, base: Segment, delta: Segment, changed: I64) -> _State:
-        """The state after a change that touched the faces of these (distinct) identities."""
-        after = _State(revision, base, delta)
-        more = int(after.holds(changed).sum()) - int(self.holds(changed).sum())
-        after.__dict__["people"] = self.people + more
-        return after
-
-    def several(self, rows: I64, identities: I64) -> Mask:
-        """Which rows of the joined segments are of an identity with other faces: bool, as `rows`.
-
-        Also a few whose other faces no longer count.
-        """
-        base, delta = self.base.faces, self.delta.faces
-        inside = (rows >= 0) & (rows < len(base))
-        several = np.zeros(rows.shape, np.bool_)
-        several[inside] = ~base.alone[rows[inside]]
-        if len(delta):
-            outside = rows >= len(base)
-            several[outside] = ~delta.alone[rows[outside] - len(base)]
-            several[outside] |= self.base.holds(identities[outside])
-            several[inside] |= np.isin(identities[inside], self.delta.identities)
-        return several
-
-
 class LiveIndex:
     """A collection's faces, searchable, every committed row among them.
 
@@ -146,7 +100,7 @@ class LiveIndex:
             faces = Faces(generation.face_ids, generation.identity_ids, generation.vectors)
             base = Segment(faces, generation.index, generation.manifest.spec.rerank)
             revision = generation.manifest.revision
-        self._state = _State(revision, base, delta)
+        self._state = State(revision, base, delta)
         self._stamp: tuple[int, ...] | None = None
         self._counted: tuple[object, tuple[int, int]] = None, (0, 0)
 
@@ -247,8 +201,7 @@ class LiveIndex:
         changed, not for what the delta holds, but where faces leave it.
 
         Args:
-            changes: everything after the `revision` read from this object before. The vector of a
-                face is the one it had before.
+            changes: everything after the `revision` read from this object before.
         """
         with self._lock:
             state = self._state
@@ -263,10 +216,18 @@ class LiveIndex:
                 keep[gone] = False
                 faces = Faces(faces.face_ids[keep], faces.identity_ids[keep], faces.vectors[keep])
             add = ~np.isin(new.face_ids, changes.removed)
-            ids, people = new.face_ids[add], new.identity_ids[add]
+            ids, people, rows = (
+                new.face_ids[add],
+                new.identity_ids[add],
+                self._rows(new.vectors[add]),
+            )
             known = np.isin(ids, faces.face_ids)
-            identity_ids = faces.identity_ids.copy()
-            identity_ids[faces.find(ids[known])] = people[known]
+            places = faces.find(ids[known])
+            identity_ids, vectors = faces.identity_ids.copy(), np.asarray(faces.vectors, np.float32)
+            identity_ids[places] = people[known]
+            if (vectors[places] != rows[known]).any():
+                vectors = vectors.copy()  # others may be searching
+                vectors[places] = rows[known]
             base = state.base.without(touched)
             if base is not state.base:
                 older = state.base.faces
@@ -274,9 +235,7 @@ class LiveIndex:
             delta = self._in_memory(
                 np.concatenate([faces.face_ids, ids[~known]]),
                 np.concatenate([identity_ids, people[~known]]),
-                self._grown(
-                    np.asarray(faces.vectors, np.float32), self._rows(new.vectors[add][~known])
-                ),
+                self._grown(vectors, rows[~known]),
             )
             affected = np.unique(np.concatenate(changed))
             affected = affected[affected > 0]
@@ -300,7 +259,7 @@ class LiveIndex:
         vectors = self._query(vectors, k)
         state = self._state
         keys = [shift(s.search(vectors, k, scope), n) for n, s in state.segments if len(s)]
-        return _matches(state, best(_joined(keys, len(vectors)), k))
+        return matches_of(state, best(joined(keys, len(vectors)), k))
 
     def search_identities(self, vectors: F32, k: int, scope: Scope = EVERYTHING) -> Matches:
         """The best face of each of the k identities most similar to each query.
@@ -319,9 +278,11 @@ class LiveIndex:
         """
         vectors = self._query(vectors, k)
         state = self._state
-        return _matches(state, _nearest(state, vectors, k, scope))
+        return matches_of(state, nearest(state, vectors, k, scope))
 
-    def search_templates(self, vectors: F32, k: int, scope: Scope = EVERYTHING) -> Matches:
+    def search_templates(
+        self, vectors: F32, k: int, scope: Scope = EVERYTHING, *, by_look: bool = False
+    ) -> Matches:
         """The k identities whose mean face is most similar to each query.
 
         The identities looked at are the `SHORTLIST` (or 4 k) whose best face is nearest; the mean
@@ -331,6 +292,8 @@ class LiveIndex:
             vectors: (Q, D) float32 unit vectors.
             k: identities wanted a query, at least 1.
             scope: which faces are searched.
+            by_look: take a mean for each look of an identity, of which the best counts (see
+                `index.templates`).
 
         Returns:
             Matches of width k: the cosine to each identity's mean, and its best face.
@@ -341,13 +304,13 @@ class LiveIndex:
         """
         vectors = self._query(vectors, k)
         state = self._state
-        rows, scores = unpack(_nearest(state, vectors, max(SHORTLIST, 4 * k), scope))
-        face_ids, identity_ids = _lookup(state, rows)
+        rows, scores = unpack(nearest(state, vectors, max(SHORTLIST, 4 * k), scope))
+        face_ids, identity_ids = lookup(state, rows)
         query, column = np.nonzero(state.several(rows, identity_ids))
         if len(query):
-            listed, of = np.unique(identity_ids[query, column], return_inverse=True)
-            means = _means(state, listed, self._dim, scope)
-            scores[query, column] = np.einsum("nd,nd->n", means[of], vectors[query])
+            scores[query, column] = fused(
+                state, identity_ids[query, column], vectors, query, scope, by_look
+            )
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             face_ids = np.take_along_axis(face_ids, order, axis=1)
             scores = np.take_along_axis(scores, order, axis=1)
@@ -403,55 +366,3 @@ class LiveIndex:
                 f"queries of shape {vectors.shape}: expected finite vectors (Q, {self._dim})"
             )
         return centred(vectors, self._mean)
-
-
-def _nearest(state: _State, vectors: F32, k: int, scope: Scope) -> I64:
-    """(Q, k) keys: the best face of each of the k nearest identities of all segments."""
-    parts = [shift(s.search_identities(vectors, k, scope), n) for n, s in state.segments if len(s)]
-    if len(parts) == 1:
-        return parts[0]
-    keys = _joined(parts, len(vectors))
-    return best_distinct(keys, _lookup(state, unpack(keys)[0])[1], k)
-
-
-def _means(state: _State, identities: I64, dim: int, scope: Scope) -> F32:
-    """(M, D) the normalised mean of the faces of each of these (distinct, ascending) identities.
-
-    A single face is left as it is, so that it scores as in a search for faces.
-    """
-    sums = np.zeros((len(identities), dim), np.float32)
-    faces = np.zeros(len(identities), np.int64)
-    for _, segment in state.segments:
-        rows = segment.rows_of(identities[identities > 0], scope)
-        whose = np.searchsorted(identities, segment.faces.identity_ids[rows])
-        np.add.at(sums, whose, segment.faces.vectors[rows].astype(np.float32))
-        np.add.at(faces, whose, 1)
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    length[faces == 1] = 1.0
-    np.divide(sums, np.maximum(length, np.finfo(np.float32).tiny), out=sums)
-    return sums
-
-
-def _joined(keys: list[I64], queries: int) -> I64:
-    """The segments' keys side by side; (Q, 0) if there are no segments."""
-    return np.concatenate([np.zeros((queries, 0), np.int64), *keys], axis=1)
-
-
-def _lookup(state: _State, rows: I64) -> tuple[I64, I64]:
-    """Face and identity ids of rows of the joined segments; -1 for row -1."""
-    base = state.base.faces
-    if len(base) and not len(state.delta):
-        none = rows < 0
-        return np.where(none, -1, base.face_ids[rows]), np.where(none, -1, base.identity_ids[rows])
-    face_ids, identity_ids = np.full(rows.shape, -1), np.full(rows.shape, -1)
-    for offset, segment in state.segments:
-        here = (rows >= offset) & (rows < offset + len(segment))
-        face_ids[here] = segment.faces.face_ids[rows[here] - offset]
-        identity_ids[here] = segment.faces.identity_ids[rows[here] - offset]
-    return face_ids, identity_ids
-
-
-def _matches(state: _State, keys: I64) -> Matches:
-    rows, scores = unpack(keys)
-    face_ids, identity_ids = _lookup(state, rows)
-    return Matches(face_ids, scores, identity_ids, count(keys))

@@ -95,7 +95,5 @@ def _model(engine: Engine) -> str:
 
 def _index(engine: Engine, name: str) -> str:
     index = engine.live(engine.collection(name))
-    status = index.status()
-    return (
-        f"{status.rows} faces indexed, {status.delta} beside the index, {index.enrolled()} people"
-    )
+    status, people = index.status(), index.enrolled()[0]
+    return f"{status.rows} faces indexed, {status.delta} beside the index, {people} people"

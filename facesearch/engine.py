@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,7 @@ from facesearch.crew import Task
 from facesearch.errors import UsageError
 from facesearch.store import calibrations, crops, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
+from facesearch.store.filters import Filter
 from facesearch.upgrade import Upgrades
 from facesearch.values import F32, Crops, Embeddings, Failure, Identity, JSONValue
 
@@ -136,7 +138,7 @@ class Engine(Upgrades):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)
             task = Task(number, tuple(roots), rest, collection, plan)
-            report = self._share(task, workers, progress)
+            report = self._share(task, workers, self._tending(target, progress))
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
         if report.faces:
@@ -226,7 +228,7 @@ class Engine(Upgrades):
         counted = Report()
         with (
             job(self.database, target, "enroll", named) as number,
-            self._worker(number, collection, counted, progress) as worker,
+            self._worker(number, collection, counted, self._tending(target, progress)) as worker,
         ):
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
@@ -247,6 +249,8 @@ class Engine(Upgrades):
         fpir: float | None = None,
         prior: float | None = None,
         where: Mapping[str, JSONValue] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Identification:
         """Answer "who is this?" for every face in a photo.
 
@@ -260,6 +264,8 @@ class Engine(Upgrades):
             prior: chance that a face in the photo is of somebody enrolled, for the chance of a
                 false match; default from the settings.
             where: search only identities whose metadata has these keys and values.
+            since: search only photos taken then or later, by the camera's clock.
+            until: search only photos taken before then.
 
         Raises:
             PhotoError: the photo cannot be read.
@@ -268,7 +274,8 @@ class Engine(Upgrades):
             UsageError: an option is out of range, or the model has no measured threshold.
             IndexFileError: an index is damaged; `build_index` makes it anew.
         """
-        query = self._query(collection, top, threshold, fpir, prior, where)
+        chosen = Filter(where or {}, since, until)
+        query = self._query(collection, top, threshold, fpir, prior, chosen)
         extraction = self.extract(photo)
         return query.identify([extraction])[0]
 
@@ -282,12 +289,15 @@ class Engine(Upgrades):
         fpir: float | None = None,
         prior: float | None = None,
         where: Mapping[str, JSONValue] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Iterator[Identification | Failure]:
         """`identify` for many photos, read in parallel and searched in batches; in order.
 
         A photo that cannot be read gives a `Failure` in its place.
         """
-        query = self._query(collection, top, threshold, fpir, prior, where)
+        chosen = Filter(where or {}, since, until)
+        query = self._query(collection, top, threshold, fpir, prior, chosen)
         answers = query.stream(photos, self.extract, self.threads)
         return (answer if isinstance(answer, Failure) else answer[0] for answer in answers)
 
@@ -300,7 +310,7 @@ class Engine(Upgrades):
         threshold: float | None = None,
     ) -> Iterator[tuple[Identification, Embeddings] | Failure]:
         """`identify_many`, each answer with the embeddings of the probe's faces, in their order."""
-        query = self._query(collection, top, threshold, None, None, None)
+        query = self._query(collection, top, threshold, None, None)
         return query.stream(photos, self.extract, self.threads)
 
     def compared(self, vectors: F32, collection: str = DEFAULT) -> F32:
@@ -313,13 +323,20 @@ class Engine(Upgrades):
         collection: str = DEFAULT,
         *,
         top: int = 20,
+        where: Mapping[str, JSONValue] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> tuple[FaceMatches, ...]:
         """The most similar faces of the whole collection, enrolled or not, a row a probe face.
+
+        With `where` only faces of people with this metadata, with `since` and `until` only those of
+        photos taken then, as for `identify`.
 
         Raises:
             As `identify`.
         """
-        query = self._query(collection, top, None, None, None, None)
+        chosen = Filter(where or {}, since, until)
+        query = self._query(collection, top, None, None, None, chosen)
         return query.faces(self.extract(photo))
 
     def compare(
@@ -469,11 +486,18 @@ class Engine(Upgrades):
         gallery.change(self.database, person.id, name=name, metadata=metadata)
         return gallery.find(self.database, found, f"#{person.id}")
 
-    def erase_identity(self, key: str, collection: str = DEFAULT) -> tuple[Identity, int]:
+    def erase_identity(
+        self, key: str, collection: str = DEFAULT, *, rebuild: bool = True
+    ) -> tuple[Identity, int]:
         """Delete an identity and its faces, from the database and from the index.
 
         Searches stop finding them at once; an index that held their vectors is rebuilt without
         them before this returns.
+
+        Args:
+            key: external id, name or `#id`.
+            collection: name of the collection.
+            rebuild: else the vectors stay in the index's files, masked, until the next compaction.
 
         Returns:
             The identity as it was, and how many faces were deleted.
@@ -481,15 +505,18 @@ class Engine(Upgrades):
         found = self.collection(collection)
         person = gallery.find(self.database, found, key)
         face_ids = gallery.erase(self.database, found, person.id)
-        status = self.live(found).status()
-        if face_ids and status.generation is not None and min(face_ids) <= status.max_face_id:
-            self.build_index(collection)
+        status = self.live(found).status() if rebuild and face_ids else None
+        if status and status.generation is not None and min(face_ids) <= status.max_face_id:
+            self.compactor.stop()
+            self.build_index(collection, wait=True)
         self._erase_from_other_models(found, face_ids)
         return person, len(face_ids)
 
     # --- index
 
-    def build_index(self, collection: str = DEFAULT, recipe: str | None = None) -> IndexStatus:
+    def build_index(
+        self, collection: str = DEFAULT, recipe: str | None = None, *, wait: bool = False
+    ) -> IndexStatus:
         """Build the index anew from the database and make it current; searches go on meanwhile.
 
         Args:
@@ -497,6 +524,7 @@ class Engine(Upgrades):
             recipe: name of a recipe of `indexes/` or path of a recipe file; default what
                 `tune_index` chose, else what the settings say. "auto" chooses by the number of
                 rows and forgets what was tuned.
+            wait: for another process that is building this index, instead of complaining.
 
         Raises:
             UsageError: no such recipe.
@@ -504,7 +532,7 @@ class Engine(Upgrades):
             DiskFullError: no space; the index in use is untouched.
         """
         found = self.collection(collection)
-        self._build(found, recipe)
+        self._build(found, recipe, wait=wait)
         return self.live(found).status()
 
     def adapt(self, collection: str = DEFAULT, *, apply: bool = True) -> Adapted:
@@ -550,14 +578,24 @@ class Engine(Upgrades):
             self.build_index(collection)
         return had
 
-    def compact_index(self, collection: str = DEFAULT) -> IndexStatus:
+    def compact_index(self, collection: str = DEFAULT, *, background: bool = False) -> IndexStatus:
         """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
+
+        Args:
+            collection: name of the collection.
+            background: in another process, at low priority, which ends with this engine; this
+                returns at once.
 
         Raises:
             As `build_index`.
         """
         status = self.live(self.collection(collection)).status()
-        return self.build_index(collection) if status.delta or status.superseded else status
+        if not (status.delta or status.superseded):
+            return status
+        if background:
+            self.compactor.start(collection)
+            return status
+        return self.build_index(collection)
 
     def tune_index(
         self,
@@ -717,10 +755,29 @@ class Engine(Upgrades):
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
 
+    def _tending(
+        self, collection: Collection, progress: Callable[[Report], None]
+    ) -> Callable[[Report], None]:
+        """`progress`, which also has the index compacted meanwhile when too much lies outside."""
+        from facesearch.compaction import Occasion
+
+        def look() -> None:
+            found = self.collection(collection.name)  # it may have gone over to another model
+            if self.outside(found) > self.settings.index.max_delta:
+                self.compactor.start(found.name)
+
+        occasion = Occasion(look)
+
+        def told(report: Report) -> None:
+            progress(report)
+            occasion()
+
+        return told
+
     def _rebuild_if_due(self, collection: str) -> None:
-        """Build the index when too many faces lie outside the current generation."""
-        delta = self.live(self.collection(collection)).status().delta
-        if delta > self.settings.index.max_delta:
+        """Build the index when too much lies outside the current generation."""
+        self.compactor.wait()
+        if self.outside(self.collection(collection)) > self.settings.index.max_delta:
             self.build_index(collection)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
@@ -734,7 +791,7 @@ class Engine(Upgrades):
             odd = self._rule(contract, centred, fpir=OUTLIER_FMR, adaptation=index.adaptation)
         except UsageError:
             return []
-        limits = odd(1).threshold.value, alike(index.enrolled()).threshold.value
+        limits = odd(1).threshold.value, alike(index.enrolled()[0]).threshold.value
         return review(self.database, collection, index, face_ids, limits)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from facesearch.compaction import Compactor
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery, ledger
+from facesearch.store import calibrations, collections, feed, filters, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import JSONValue, ModelContract
+from facesearch.store.filters import Filter
+from facesearch.values import ModelContract
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,9 +29,13 @@ if TYPE_CHECKING:
     from facesearch.index.adaptation import Adaptation
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.index.segment import Scope
     from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
+
+SCRUB_S = 5.0
+"""How long a build waits for readers, to have nothing deleted left in the database's log."""
 
 
 class Parts:
@@ -40,9 +47,12 @@ class Parts:
         self.database = opened.database
         self._model_given = opened.model_given
         self._live: dict[tuple[int, int], LiveIndex] = {}
+        self._opening = threading.Lock()
+        self._reopening: dict[tuple[int, int], Future[None]] = {}
+        self._openers = ThreadPoolExecutor(1, thread_name_prefix="facesearch-open")
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
-        self._enrolled: dict[int, tuple[int, int]] = {}
+        self._scopes: dict[int, tuple[tuple[int, Filter] | None, Scope]] = {}
         self._loading = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -58,8 +68,15 @@ class Parts:
 
     def close(self) -> None:
         """Release the database's connections and the indexes."""
+        self.compactor.stop()
+        self._openers.shutdown(cancel_futures=True)
         self._live.clear()
         self.database.close()
+
+    @cached_property
+    def compactor(self) -> Compactor:
+        """What compacts indexes in the background."""
+        return Compactor(self.root, self.settings)
 
     def collection(self, name: str = DEFAULT) -> Collection:
         """The collection of that name.
@@ -174,28 +191,71 @@ class Parts:
         return embedder
 
     def live(self, collection: Collection) -> LiveIndex:
-        """The collection's index, brought up to every row committed before this call.
+        """The collection's index: the current generation, and every row committed before this call.
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
             ModelChangedError: the collection went over to another model since it was looked up.
         """
-        from facesearch.index.live import LiveIndex
+        home, key = self._home(collection), (collection.id, collection.vectors)
+        with self._opening:
+            index = self._live.get(key)
+            if index is None or index.outdated(home):
+                for other in [k for k in self._live if k[0] == collection.id and k != key]:
+                    if not collection.aside:
+                        del self._live[other]  # of a model that the collection went over from
+                index = self._live[key] = self._opened(collection, home)
+        return self._caught_up(collection, index)
 
-        def revision() -> int:
-            return collections.revision(self.database, collection.id)
+    def serving(self, collection: Collection) -> LiveIndex:
+        """`live`, without waiting until a generation that was published meanwhile is opened.
 
-        home = self._home(collection)
+        The former one goes on answering, with every row committed before this call; a thread opens
+        the new one, and later calls get that.
+
+        Raises:
+            As `live`.
+        """
         key = collection.id, collection.vectors
         index = self._live.get(key)
-        if index is None or index.outdated(home):
-            for other in [k for k in self._live if k[0] == collection.id and k != key]:
-                if not collection.aside:
-                    del self._live[other]  # of a model that the collection went over from
-            index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[key] = index
-        if index.revision != revision():
-            index.apply(feed.changes(self.database, collection, index.revision))
+        if index is None:
+            return self.live(collection)
+        if index.outdated(self._home(collection)):
+            with self._opening:
+                reopening = self._reopening.get(key)
+                if reopening is None and self._live.get(key) is index:
+                    work = partial(self._reopen, collection)
+                    self._reopening[key] = self._openers.submit(work)
+                elif reopening is not None and reopening.done():
+                    del self._reopening[key]
+                    reopening.result()
+                index = self._live.get(key, index)
+        return self._caught_up(collection, index)
+
+    def _reopen(self, collection: Collection) -> None:
+        """Open the current generation, ready to answer, and let it replace the former one."""
+        index = self._opened(collection, self._home(collection))
+        self._caught_up(collection, index)
+        index.prepare()
+        self._live[collection.id, collection.vectors] = index
+
+    def outside(self, collection: Collection) -> int:
+        """How many changes to faces the current generation does not have; none of it is loaded."""
+        from facesearch.index.generation import current_revision
+
+        since = current_revision(self._home(collection))
+        return feed.changed(self.database, collection, since)
+
+    def _opened(self, collection: Collection, home: IndexHome) -> LiveIndex:
+        from facesearch.index.live import LiveIndex
+
+        revision = partial(collections.revision, self.database, collection.id)
+        return LiveIndex.open(home, revision, partial(self._people, collection))
+
+    def _caught_up(self, collection: Collection, index: LiveIndex) -> LiveIndex:
+        """The index after everything committed before this call."""
+        if index.revision != collections.revision(self.database, collection.id):
+            index.follow(partial(feed.changes, self.database, collection))
         return index
 
     @cached_property
@@ -216,7 +276,7 @@ class Parts:
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
 
-    def _build(self, collection: Collection, recipe: str | None) -> None:
+    def _build(self, collection: Collection, recipe: str | None, *, wait: bool = False) -> None:
         """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
         from facesearch.index.adaptation import read_adaptation
         from facesearch.index.build import build
@@ -236,7 +296,8 @@ class Parts:
         people = self._people(collection) if home.centred else None
         adaptation = read_adaptation(home.directory, home.contract, home.dim)
         with feed.snapshot(self.database, collection) as (revision, batches):
-            build(home, spec, revision, batches, people=people, adaptation=adaptation)
+            build(home, spec, revision, batches, people=people, adaptation=adaptation, wait=wait)
+        self.database.scrub(SCRUB_S)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -251,7 +312,7 @@ class Parts:
         threshold: float | None,
         fpir: float | None,
         prior: float | None,
-        where: Mapping[str, JSONValue] | None,
+        chosen: Filter | None = None,
     ) -> Query:
         from facesearch.identify.query import Query
 
@@ -283,15 +344,14 @@ class Parts:
         settings = self.settings.identify
         return Query(
             database=self.database,
-            targets=[(c, partial(self.live, c)) for c in searched],
+            targets=[(c, partial(self.serving, c)) for c in searched],
             embedder=embedder,
             top=settings.top if top is None else top,
             template=settings.template,
             judge=rule,
-            enrolled_faces=partial(self._enrolled_faces, where or {}),
-            where=where or {},
+            scope=partial(self._scope, chosen or Filter()),
             min_quality=settings.min_quality,
-            renew=partial(self._query, names, top, threshold, fpir, prior, where),
+            renew=partial(self._query, names, top, threshold, fpir, prior, chosen),
         )
 
     def _rule(
@@ -331,19 +391,24 @@ class Parts:
     def _templates(self, collection: Collection) -> int:
         """How many templates a probe is compared with."""
         if self.settings.identify.template == "mean":
-            return self.live(collection).enrolled()
+            return self.live(collection).enrolled()[0]
         return gallery.enrolled_faces(self.database, collection)
 
-    def _enrolled_faces(
-        self, where: Mapping[str, JSONValue], collection: Collection, revision: int
-    ) -> int:
-        """How many enrolled faces a query searches; counted once a revision."""
-        if where:
-            return gallery.enrolled_faces(self.database, collection, where)
-        if self._enrolled.get(collection.id, (-1, 0))[0] != revision:
-            count = gallery.enrolled_faces(self.database, collection)
-            self._enrolled[collection.id] = revision, count
-        return self._enrolled[collection.id][1]
+    def _scope(self, chosen: Filter, collection: Collection, revision: int) -> Scope:
+        """The faces that pass a filter; looked up again when the collection has changed."""
+        from facesearch.index.segment import EVERYTHING, Scope
+
+        if not chosen:
+            return EVERYTHING
+        known, scope = self._scopes.get(collection.id, (None, EVERYTHING))
+        # metadata is looked up each time: changing it leaves the revision as it is
+        if known != (revision, chosen) or chosen.where:
+            scope = Scope(
+                filters.identities(self.database, collection, chosen),
+                filters.faces(self.database, collection, chosen),
+            )
+            self._scopes[collection.id] = (revision, chosen), scope
+        return scope
 
     def extract(self, photo: str | os.PathLike[str]) -> Extraction:
         """A photo's faces, detected and aligned, ready to embed.

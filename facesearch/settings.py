@@ -169,6 +169,14 @@ class Settings:
             self, {key: value for key, value in changes.items() if value is not None}, "option"
         )
 
+    def environment(self, *sections: str) -> dict[str, str]:
+        """The environment variables that give another process these sections as they are here."""
+        return {
+            f"FACESEARCH_{section}_{key}".upper(): str(value)
+            for section in sections
+            for key, value in dataclasses.asdict(getattr(self, section)).items()
+        }
+
 
 def load_settings(library: Path, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings for a library directory: defaults, then its config file, then the environment.

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values",),
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
-    ("library", "faces.extract", "ingest", "identify", "indexing", "train"),
+    ("library", "faces.extract", "ingest", "identify", "indexing", "compaction", "train"),
     ("parts",),
     ("crew",),
     ("upgrade",),

@@ -56,6 +56,8 @@ def build(
     progress: Callable[[int], None] = lambda rows: None,
     people: F16 | F32 | None = None,
     adaptation: Adaptation | None = None,
+    *,
+    wait: bool = False,
 ) -> Manifest:
     """Build a generation and make it current; searches in any process go on meanwhile.
 
@@ -70,6 +72,7 @@ def build(
         progress: called with the number of rows indexed so far.
         people: (N, D) one face of each enrolled person, as stored, which the mean is taken over.
         adaptation: applied to what is centred, and kept with the generation.
+        wait: for another build that is running.
 
     Returns:
         The manifest of what is now current.
@@ -82,7 +85,7 @@ def build(
     mean = home.prior
     if mean is not None and people is not None:
         mean = mean_of_people(mean, people)
-    with writing(home.directory), exclusive(home.directory):
+    with writing(home.directory), exclusive(home.directory, wait=wait):
         _sweep(home.directory, keep=None)
         name = f"{revision:012d}-{secrets.token_hex(4)}"
         with _temporary(home.directory / f"{_TEMPORARY}{name}") as folder:

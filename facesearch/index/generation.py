@@ -87,6 +87,21 @@ def open_current(home: IndexHome, revision: Callable[[], int]) -> Generation | N
     return None
 
 
+def current_revision(home: IndexHome) -> int:
+    """The revision that the current generation says it holds; 0 if there is none or it is damaged.
+
+    Nothing but its manifest is looked at.
+    """
+    try:
+        pointer = read_pointer(home.directory)
+        if pointer is None:
+            return 0
+        path = home.directory / pointer.generation / MANIFEST
+        return read_manifest(path, pointer.manifest_sha256).revision
+    except (IndexFileError, OSError):
+        return 0
+
+
 def _open(home: IndexHome, pointer: Pointer, revision: Callable[[], int]) -> Generation:
     folder = home.directory / pointer.generation
     manifest = read_manifest(folder / MANIFEST, pointer.manifest_sha256)

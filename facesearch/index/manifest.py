@@ -186,6 +186,22 @@ def read_pointer(directory: Path) -> Pointer | None:
     return Pointer(generation, sha256)
 
 
+def pointer_stamp(directory: Path) -> tuple[int, ...]:
+    """What is different after every `write_pointer`; empty if none was ever written.
+
+    Raises:
+        IndexFileError: the pointer's directory cannot be read.
+    """
+    path = directory / POINTER
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    except OSError as err:
+        raise IndexFileError(f"{path}: cannot be read ({err.strerror}); {REBUILD}") from err
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def write_pointer(directory: Path, pointer: Pointer) -> None:
     """Make a generation the current one, atomically and durably.
 

@@ -24,7 +24,8 @@ def snapshot(
 ) -> Iterator[tuple[int, Iterator[FaceRows]]]:
     """The collection's revision and all its faces at it, in batches by ascending face id.
 
-    The batches are read inside one transaction: consume them before the block ends.
+    The batches are read inside one transaction, which ends with them: while it lasts, SQLite's
+    write-ahead log only grows. Consume them before the block ends.
 
     Raises:
         ModelChangedError: the collection went over to another model since it was looked up.
@@ -39,7 +40,13 @@ def snapshot(
             .where(FaceRow.collection_id == collection.id)
             .order_by(FaceRow.id)
         )
-        yield revision, (_rows(part, collection.contract.dim) for part in result.partitions())
+
+        def batches() -> Iterator[FaceRows]:
+            for part in result.partitions():
+                yield _rows(part, collection.contract.dim)
+            connection.rollback()
+
+        yield revision, batches()
 
 
 def changes(database: Database, collection: Collection, since: int) -> Changes:
@@ -72,6 +79,17 @@ def changes(database: Database, collection: Collection, since: int) -> Changes:
         return Changes(
             revision, _rows(rows, collection.contract.dim), np.array(removed, dtype=np.int64)
         )
+
+
+def changed(database: Database, collection: Collection, since: int) -> int:
+    """How many faces were added, changed or removed after revision `since`."""
+    upserts = select(func.count()).select_from(FaceRow)
+    upserts = upserts.where(vectors.changed_since(collection, since))
+    removed = select(func.count()).where(
+        RemovalRow.collection_id == collection.id, RemovalRow.revision > since
+    )
+    with database.read() as connection:
+        return connection.execute(upserts).scalar_one() + connection.execute(removed).scalar_one()
 
 
 def faces(database: Database, collection: Collection, face_ids: Sequence[int]) -> FaceRows:

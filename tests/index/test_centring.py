@@ -15,6 +15,7 @@ from facesearch.index.build import build
 from facesearch.index.centring import WEIGHT, centred, mean_of_people, shipped_mean
 from facesearch.index.live import LiveIndex
 from facesearch.index.manifest import IndexHome
+from facesearch.index.segment import Scope
 from facesearch.index.spec import load_recipe
 from facesearch.values import F32, I64, Changes, FaceRows
 
@@ -109,7 +110,7 @@ def test_templates_are_brute_forces(home: IndexHome, built: int) -> None:
     own = rows.identity_ids[found.ids - 1]
     np.testing.assert_array_equal(own, found.identity_ids)  # a face of that identity
     allowed = np.array([2, 5], np.int64)
-    few = index.search_templates(queries, 3, allowed)
+    few = index.search_templates(queries, 3, Scope(allowed))
     assert set(few.identity_ids.ravel().tolist()) == {2, 5, -1}
     assert few.counts.tolist() == [2] * len(queries)
     assert np.isneginf(few.scores[:, 2]).all()

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Self
 from facesearch import library
 from facesearch.crew import Task
 from facesearch.errors import UsageError
-from facesearch.store import calibrations, gallery, jobs, ledger, presence, rejections
+from facesearch.store import calibrations, crops, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.store.filters import Filter
 from facesearch.upgrade import Upgrades
-from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
+from facesearch.values import F32, Crops, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
+    from facesearch.identify.adapt import Adapted
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -95,7 +96,7 @@ class Engine(Upgrades):
 
         Args:
             sources: files, folders (walked recursively), zip and tar archives, members of them
-                (`a.zip!/b.jpg`) and patterns (`2019/**/*.jpg`).
+                (`a.zip!/b.jpg`), patterns (`2019/**/*.jpg`) and URLs (`photos.remote`).
             collection: name of the collection.
             listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
@@ -116,18 +117,18 @@ class Engine(Upgrades):
         from facesearch.ingest.listed import spooled
         from facesearch.ingest.rescan import rescan as look_for
         from facesearch.ingest.worker import Plan
-        from facesearch.photos import archive
+        from facesearch.photos import archive, remote
         from facesearch.photos.find import find
 
         if workers < 1:
             raise UsageError(f"workers = {workers}: at least one must do the work")
         roots = _roots(sources)
-        paths = [Path(root) for root in roots]
-        find(paths)  # complain about those that are not there, before anything is recorded
-        patterns = (r for r in roots if not os.path.lexists(r) and not archive.split(r))
+        find(roots)  # complain about those that are not there, before anything is recorded
+        there = (os.path.lexists, archive.split, remote.url_of)
+        patterns = (r for r in roots if not any(known(r) for known in there))
         if rescan and (pattern := next(patterns, None)):
             raise UsageError(f"{pattern}: a rescan takes folders and files, not patterns")
-        listed = map(os.path.abspath, listed)
+        listed = map(remote.absolute, listed)
         target, _ = self._target(collection)
         with (
             job(self.database, target, "ingest", roots) as number,
@@ -136,7 +137,7 @@ class Engine(Upgrades):
         ):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)
-            task = Task(number, tuple(paths), rest, collection, plan)
+            task = Task(number, tuple(roots), rest, collection, plan)
             report = self._share(task, workers, self._tending(target, progress))
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
@@ -433,7 +434,7 @@ class Engine(Upgrades):
             embedder = self.embedder_of(found)
             faces = labelled.from_entries(entries, self.extract, embedder, self.threads)
         rate = self.settings.identify.fpir if fpir is None else fpir
-        scores = scores_key(found.contract, self._home(found).centred)
+        scores = scores_key(found.contract, self._home(found).centred, self.live(found).adaptation)
         faces = faces.compared(self.live(found).compared)
         learned = learn(faces, scores, size, rate, described)
         stored = calibrations.add(self.database, found, learned.new)
@@ -534,6 +535,49 @@ class Engine(Upgrades):
         self._build(found, recipe, wait=wait)
         return self.live(found).status()
 
+    def adapt(self, collection: str = DEFAULT, *, apply: bool = True) -> Adapted:
+        """Learn from the people enrolled how photos of one person differ, and compare accordingly.
+
+        What is learned is applied only if people it was not learned from are found better with it;
+        then the index is built anew. The former adaptation is replaced. A calibration made before
+        is not used any more: calibrate again.
+
+        Args:
+            collection: name of the collection.
+            apply: False to measure only.
+
+        Raises:
+            UsageError: too few people have several photos.
+            As `build_index` otherwise.
+        """
+        from facesearch.identify import labelled
+        from facesearch.identify.adapt import adapt
+        from facesearch.index.adaptation import write_adaptation
+
+        found = self.collection(collection)
+        faces = labelled.from_collection(self.database, found)
+        faces = faces.compared(self.live(found).centred)
+        result = adapt(faces.vectors, faces.people, found.contract.key)
+        if apply and result.accepted:
+            write_adaptation(self._home(found).directory, result.adaptation)
+            self.build_index(collection)
+        return result
+
+    def forget_adaptation(self, collection: str = DEFAULT) -> bool:
+        """Compare without an adaptation again; the index is built anew if it had one.
+
+        Returns:
+            Whether it had one.
+        """
+        from facesearch.index.adaptation import forget_adaptation
+
+        found = self.collection(collection)
+        forget_adaptation(self._home(found).directory)
+        had = self.live(found).adaptation is not None
+        if had:
+            self.build_index(collection)
+        return had
+
     def compact_index(self, collection: str = DEFAULT, *, background: bool = False) -> IndexStatus:
         """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
 
@@ -587,7 +631,10 @@ class Engine(Upgrades):
         found = self.collection(collection)
         tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
         active = calibrations.active(self.database, found)
-        rule = self._rule(found.contract, self._home(found).centred, calibration=active)
+        adaptation = self.live(found).adaptation
+        rule = self._rule(
+            found.contract, self._home(found).centred, calibration=active, adaptation=adaptation
+        )
         threshold = rule(self._templates(found)).threshold.value
         with tempfile.TemporaryDirectory(prefix="facesearch-tune-") as folder:
             compared = self.live(found).compared
@@ -642,8 +689,16 @@ class Engine(Upgrades):
         )
         return "\n".join(lines)
 
+    def crop_of(self, face_id: int) -> Crops | None:
+        """The aligned pixels of a face, (112, 112, 3) BGR; None if they were not kept.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return crops.of_faces(self.database, [face_id]).get(face_id)
+
     def verify_index(self) -> list[Problem]:
-        """Check every file of the library's indexes against the database.
+        """Check every file of the library's indexes against the database, and stored crops.
 
         Returns:
             What is not as it should be; empty if all is well.
@@ -652,7 +707,10 @@ class Engine(Upgrades):
 
         of_all = [one for c in self.collections() for one in (c, *self._other_models(c))]
         homes = [(c, self._home(c)) for c in of_all]
-        return list(indexing.verify(self.database, self.root / "index", homes))
+        problems = list(indexing.verify(self.database, self.root / "index", homes))
+        where = self.database.where
+        bad = (line for c in self.collections() for line in crops.damaged(self.database, c))
+        return problems + [indexing.Problem(where, line) for line in bad]
 
     # --- about the library
 
@@ -727,16 +785,18 @@ class Engine(Upgrades):
         from facesearch.identify.review import OUTLIER_FMR, review
 
         contract, centred = collection.contract, self._home(collection).centred
+        index = self.live(collection)
         try:
-            alike = self._rule(contract, centred)
-            odd = self._rule(contract, centred, fpir=OUTLIER_FMR)
+            alike = self._rule(contract, centred, adaptation=index.adaptation)
+            odd = self._rule(contract, centred, fpir=OUTLIER_FMR, adaptation=index.adaptation)
         except UsageError:
             return []
-        index = self.live(collection)
         limits = odd(1).threshold.value, alike(index.enrolled()[0]).threshold.value
         return review(self.database, collection, index, face_ids, limits)
 
 
 def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Sources as absolute paths."""
-    return [os.path.abspath(os.fspath(source)) for source in sources]
+    """Sources as absolute paths, or URLs."""
+    from facesearch.photos import remote
+
+    return [remote.absolute(source) for source in sources]

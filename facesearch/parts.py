@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.identify.judge import Rule
     from facesearch.identify.query import Query
+    from facesearch.index.adaptation import Adaptation
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
     from facesearch.index.segment import Scope
@@ -161,10 +162,10 @@ class Parts:
             ModelError: its model is not here, or its weights are missing or corrupt.
             ContractError: the model of that name is another one by now.
         """
-        from facesearch.faces.mirror import is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         contract = collection.contract
-        embedder = self.embedder(contract.name, is_mirrored(contract))
+        embedder = embedder_for(self.embedder(contract.name, mirror=False), contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
@@ -177,7 +178,7 @@ class Parts:
         from dataclasses import replace
 
         from facesearch.faces.embed import load_probe_embedder
-        from facesearch.faces.mirror import MirroredEmbedder, is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         model = collection.contract.name
         if model not in self._probe_embedders:
@@ -185,8 +186,7 @@ class Parts:
             self._probe_embedders[model] = load_probe_embedder(
                 spec, self.models_dir, partial(self.embedder, model, mirror=False)
             )
-        plain = self._probe_embedders[model]
-        embedder = MirroredEmbedder(plain) if is_mirrored(collection.contract) else plain
+        embedder = embedder_for(self._probe_embedders[model], collection.contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
@@ -278,6 +278,7 @@ class Parts:
 
     def _build(self, collection: Collection, recipe: str | None, *, wait: bool = False) -> None:
         """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        from facesearch.index.adaptation import read_adaptation
         from facesearch.index.build import build
         from facesearch.index.spec import choose, load_recipe
         from facesearch.index.tuned import forget_tuned, read_tuned
@@ -293,8 +294,9 @@ class Parts:
         else:
             spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
         people = self._people(collection) if home.centred else None
+        adaptation = read_adaptation(home.directory, home.contract, home.dim)
         with feed.snapshot(self.database, collection) as (revision, batches):
-            build(home, spec, revision, batches, people=people, wait=wait)
+            build(home, spec, revision, batches, people=people, adaptation=adaptation, wait=wait)
         self.database.scrub(SCRUB_S)
 
     def _people(self, collection: Collection) -> F16:
@@ -324,6 +326,12 @@ class Parts:
             raise UsageError(f"top = {top}: ask for at least one candidate")
         # a calibration is of one collection: of several together nothing is known
         one = searched[0] if len(searched) == 1 else None
+        adaptations = [self.live(c).adaptation for c in searched]
+        if len({None if a is None else a.key for a in adaptations}) > 1:
+            raise UsageError(
+                "these collections are adapted differently, so that their scores cannot be "
+                "compared; search them one by one, or `facesearch index adapt --forget`"
+            )
         rule = self._rule(
             embedder.contract,
             self._home(searched[0]).centred,
@@ -331,6 +339,7 @@ class Parts:
             fpir,
             prior,
             calibrations.active(self.database, one) if one else None,
+            adaptations[0],
         )
         settings = self.settings.identify
         return Query(
@@ -353,6 +362,7 @@ class Parts:
         fpir: float | None = None,
         prior: float | None = None,
         calibration: StoredCalibration | None = None,
+        adaptation: Adaptation | None = None,
     ) -> Rule:
         """What scores are judged by; complains at once about an option that cannot be.
 
@@ -373,6 +383,7 @@ class Parts:
             default_fpir=settings.fpir,
             prior=settings.prior if prior is None else prior,
             calibration=calibration,
+            adaptation=adaptation,
         )
         rule(1)
         return rule
@@ -405,27 +416,29 @@ class Parts:
         Raises:
             PhotoError: the photo cannot be read.
         """
-        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
-        assert not isinstance(extraction, str)
-        return extraction
+        from facesearch.photos import remote
+        from facesearch.photos.place import read_place
 
-    def _extract(
-        self, path: str, known: Callable[[str], bool], *, bulk: bool = False
-    ) -> Extraction | str:
+        path = remote.absolute(photo)
+        return self.extractor(read_place(path, self.settings.photos), path)
+
+    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored.
 
-        With `bulk`, for many threads at once.
+        For bulk work: called from many threads at once.
         """
         from facesearch.photos.place import read_place
 
         data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
-        if known(sha256):
-            return sha256
-        return (self._extract_bulk if bulk else self.extractor)(data, path, sha256)
+        return sha256 if known(sha256) else self._extract_bytes(data, path, sha256)
 
-    def _extract_bulk(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
-        """`bulk_extractor` of a photo; it is loaded with the first."""
+    def _extract_bytes(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
+        """`bulk_extractor` of a photo; loaded when the first one asks."""
+        self._load_extractor()
+        return self.bulk_extractor(data, name, sha256)
+
+    def _load_extractor(self) -> None:
+        """Load `bulk_extractor`, once, whoever else asks for it meanwhile."""
         with self._loading:
-            extract = self.bulk_extractor
-        return extract(data, name, sha256)
+            _ = self.bulk_extractor

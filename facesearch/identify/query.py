@@ -20,6 +20,7 @@ from facesearch.identify.judge import Judgement
 from facesearch.index.live import LiveIndex
 from facesearch.index.segment import Scope
 from facesearch.ingest.worker import bounded_map
+from facesearch.photos.remote import absolute
 from facesearch.store import gallery
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -196,7 +197,7 @@ class Query:
         """
 
         def one(photo: str | os.PathLike[str]) -> Extraction | Failure:
-            path = os.path.abspath(os.fspath(photo))
+            path = absolute(photo)
             try:
                 return extract(path)
             except PhotoError as err:
@@ -213,7 +214,7 @@ class Query:
         figures = quality(extraction.measures, embeddings)
         insufficient = (
             f"quality {figure:.3f} is below {self.min_quality:g}: {why(extraction.measures, row)}; "
-            "use a better photo"
+            "take another photo, or tell who it is by other means than the face"
             if figure < self.min_quality
             else ""
             for row, figure in enumerate(figures.tolist())

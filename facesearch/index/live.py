@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from facesearch.errors import UsageError
+from facesearch.index.adaptation import adapted
 from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.exact import ExactIndex
 from facesearch.index.generation import Generation, open_current
@@ -89,6 +90,7 @@ class LiveIndex:
 
     def __init__(self, generation: Generation | None, dim: int, mean: F32 | None = None) -> None:
         self.generation = generation
+        self.adaptation = None if generation is None else generation.adaptation
         self._dim = dim
         self._mean = mean
         self._lock, self._following = threading.Lock(), threading.Lock()
@@ -330,11 +332,15 @@ class LiveIndex:
 
     def compared(self, vectors: F16 | F32) -> F32:
         """(N, D) vectors as embedded, as this index compares them."""
+        return adapted(centred(vectors, self._mean), self.adaptation)
+
+    def centred(self, vectors: F16 | F32) -> F32:
+        """(N, D) vectors as embedded, as this index would compare them without an adaptation."""
         return centred(vectors, self._mean)
 
     def _rows(self, vectors: F16) -> F32:
-        """Rows of the delta: centred and rounded, as a generation holds them."""
-        return centred(vectors, self._mean).astype(np.float16).astype(np.float32)
+        """Rows of the delta: as they are compared, and rounded, as a generation holds them."""
+        return self.compared(vectors).astype(np.float16).astype(np.float32)
 
     def _in_memory(self, face_ids: I64, identity_ids: I64, vectors: F32) -> Segment:
         """A delta; scanned by FAISS where that is faster, and FAISS is loaded anyway."""
@@ -358,11 +364,11 @@ class LiveIndex:
         return self._buffer[:rows]
 
     def _query(self, vectors: F32, k: int) -> F32:
-        """The queries checked, and centred."""
+        """The queries checked, and as they are compared."""
         if k < 1:
             raise UsageError(f"{k} results asked for; at least 1")
         if vectors.ndim != 2 or vectors.shape[1] != self._dim or not np.isfinite(vectors).all():
             raise UsageError(
                 f"queries of shape {vectors.shape}: expected finite vectors (Q, {self._dim})"
             )
-        return centred(vectors, self._mean)
+        return self.compared(vectors)

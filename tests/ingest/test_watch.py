@@ -111,10 +111,12 @@ def test_a_file_that_hangs_is_a_failure(
     hung = {str(album / "003.png"), str(album / "007.png")}
     extract = Engine._extract
 
-    def hangs(self: Engine, path: str, known: Callable[[str], bool]) -> Extraction | str:
+    def hangs(
+        self: Engine, path: str, known: Callable[[str], bool], *, bulk: bool = False
+    ) -> Extraction | str:
         if path in hung:
             os.read(pipe, 1)
-        return extract(self, path, known)
+        return extract(self, path, known, bulk=bulk)
 
     monkeypatch.setattr(Engine, "_extract", hangs)
     overrides = {"embed_device": "cpu", "ingest_max_seconds": 3.0}

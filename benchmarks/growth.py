@@ -122,6 +122,18 @@ def plot(dim: int) -> str:
     return chart(f"Cost of searching {dim}-d faces", "; ".join(said), axes, series)
 
 
+def _standalone(svg: str) -> str:
+    """The picture with its name space, its colours and a white ground."""
+    colours = ("#1f6fb2", "#c4501b", "#2c8a4b", "#8e5ea2", "#a87400", "#4d4d4d")
+    css = "svg{background:#fff;font-family:sans-serif}text{font-size:13px;fill:#1c2128}"
+    css += ".grid{stroke:#d8dde3}.axis{stroke:#59636e;fill:none}.line{fill:none;stroke-width:2}"
+    for number, colour in enumerate(colours):
+        css += f".s{number}.line{{stroke:{colour}}}.s{number}.fill{{fill:{colour}}}"
+    head = '<svg xmlns="http://www.w3.org/2000/svg"' if "xmlns" not in svg else "<svg"
+    start = svg.index(">") + 1
+    return svg[:start].replace("<svg", head, 1) + f"<style>{css}</style>" + svg[start:] + "\n"
+
+
 def main() -> None:
     """Measure and write the records, or plot them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -131,7 +143,7 @@ def main() -> None:
     parser.add_argument("--plot", action="store_true", help="only plot what is recorded")
     given = parser.parse_args()
     if given.plot:
-        PLOT.write_text(plot(given.dim), encoding="utf-8")
+        PLOT.write_text(_standalone(plot(given.dim)), encoding="utf-8")
         print(PLOT)
         return
     for size in given.size or [10_000, 30_000, 100_000, 300_000, 1_000_000]:

@@ -26,6 +26,7 @@ from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
     from facesearch.faces.extract import Extraction
+    from facesearch.faces.landmarked import Landmarked
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -364,6 +365,30 @@ class Engine(Crew):
         extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
         assert not isinstance(extraction, str)
         return extraction
+
+    def landmarks(
+        self, photo: str | os.PathLike[str], *, picture: str | os.PathLike[str] | None = None
+    ) -> Landmarked:
+        """68 landmarks of every face in a photo, and what they say of the heads.
+
+        Args:
+            photo: its path.
+            picture: write the photo with the landmarks drawn here.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+            LibraryError: the picture cannot be written.
+        """
+        from facesearch.faces.landmarked import draw, landmarked
+        from facesearch.identify.annotate import save
+        from facesearch.photos.place import read_place
+
+        path = os.path.abspath(os.fspath(photo))
+        decoded, found = self.extractor.faces(read_place(path, self.settings.photos), path)
+        answer = landmarked(decoded, found, self.landmarker)
+        if picture is not None:
+            save(draw(decoded, answer), Path(picture))
+        return answer
 
     # --- calibration
 

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values",),
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
-    ("library", "faces.extract", "ingest", "identify", "indexing", "train"),
+    ("library", "faces.extract", "faces.landmarked", "ingest", "identify", "indexing", "train"),
     ("parts",),
     ("crew",),
     ("engine",),

@@ -20,7 +20,9 @@ from facesearch.cli import (
     identify,
     identities,
     jobs,
+    landmarks,
     photos,
+    train,
 )
 from facesearch.errors import FacesearchError
 from facesearch.version import __version__
@@ -64,6 +66,7 @@ app.command()(identify.search)
 app.command()(calibrate.calibrate)
 app.add_typer(calibrate.app, name="calibrations", no_args_is_help=True)
 app.command()(identify.compare)
+app.command()(landmarks.landmarks)
 app.add_typer(identities.app, name="identities")
 app.add_typer(jobs.failures, name="failures")
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
@@ -76,6 +79,7 @@ app.command()(admin.stats)
 app.command()(admin.doctor)
 app.command()(evaluate.evaluate)
 app.add_typer(evaluate.app, name="bench", no_args_is_help=True)
+app.add_typer(train.app, name="train", no_args_is_help=True)
 app.command()(demo.demo)
 
 

@@ -115,7 +115,7 @@ def summary(error: F64, people: list[str], missed: int) -> dict[str, Any]:
 def dlib_predictor(folder: Path) -> tuple[Any, Any, Path]:
     """The module, and its detector and the predictor's file, from a folder of packages."""
     sys.path.append(str(folder))
-    import dlib  # type: ignore[import-not-found]
+    import dlib
 
     file = folder / "face_recognition_models/models/shape_predictor_68_face_landmarks.dat"
     return dlib.get_frontal_face_detector(), dlib.shape_predictor(str(file)), file

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from facesearch import library
-from facesearch.crew import Crew, Task
+from facesearch.crew import Task
 from facesearch.errors import UsageError
-from facesearch.store import calibrations, feed, gallery, jobs, ledger, presence, rejections
+from facesearch.store import calibrations, crops, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
+from facesearch.upgrade import Upgrades
+from facesearch.values import F32, Crops, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
-    from facesearch.faces.extract import Extraction
     from facesearch.faces.landmarked import Landmarked
+    from facesearch.identify.adapt import Adapted
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
     from facesearch.index.live import IndexStatus
     from facesearch.index.tune import Target, Tuning
     from facesearch.indexing import Problem
+    from facesearch.ingest.account import Account
     from facesearch.ingest.duplicates import Duplicates
     from facesearch.ingest.enroll import EnrolReport, Entry
     from facesearch.ingest.report import Report
     from facesearch.store.jobs import Job
 
 
-class Engine(Crew):
+class Engine(Upgrades):
     """An open library: one directory with its database, indexes, models and settings.
 
     Use `Engine.open` or `Engine.create`; close it, or use it in a `with` block. Searching is safe
@@ -93,7 +95,7 @@ class Engine(Crew):
 
         Args:
             sources: files, folders (walked recursively), zip and tar archives, members of them
-                (`a.zip!/b.jpg`) and patterns (`2019/**/*.jpg`).
+                (`a.zip!/b.jpg`), patterns (`2019/**/*.jpg`) and URLs (`photos.remote`).
             collection: name of the collection.
             listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
@@ -114,18 +116,18 @@ class Engine(Crew):
         from facesearch.ingest.listed import spooled
         from facesearch.ingest.rescan import rescan as look_for
         from facesearch.ingest.worker import Plan
-        from facesearch.photos import archive
+        from facesearch.photos import archive, remote
         from facesearch.photos.find import find
 
         if workers < 1:
             raise UsageError(f"workers = {workers}: at least one must do the work")
         roots = _roots(sources)
-        paths = [Path(root) for root in roots]
-        find(paths)  # complain about those that are not there, before anything is recorded
-        patterns = (r for r in roots if not os.path.lexists(r) and not archive.split(r))
+        find(roots)  # complain about those that are not there, before anything is recorded
+        there = (os.path.lexists, archive.split, remote.url_of)
+        patterns = (r for r in roots if not any(known(r) for known in there))
         if rescan and (pattern := next(patterns, None)):
             raise UsageError(f"{pattern}: a rescan takes folders and files, not patterns")
-        listed = map(os.path.abspath, listed)
+        listed = map(remote.absolute, listed)
         target, _ = self._target(collection)
         with (
             job(self.database, target, "ingest", roots) as number,
@@ -134,13 +136,28 @@ class Engine(Crew):
         ):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)
-            task = Task(number, tuple(paths), rest, collection, plan)
+            task = Task(number, tuple(roots), rest, collection, plan)
             report = self._share(task, workers, progress)
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
         if report.faces:
-            self._rebuild_if_due(target)
+            self._rebuild_if_due(collection)
         return report
+
+    def account(self, report: Report, collection: str = DEFAULT) -> Account:
+        """What `ingest` did, for `facesearch.ingest.account` to write as a page."""
+        from facesearch.ingest.account import EXAMPLES, Account
+        from facesearch.store import summary
+
+        target = self.collection(collection)
+        return Account(
+            report,
+            self.job(report.job),
+            target.contract.name,
+            summary.states(self.database, target),
+            summary.causes(self.database, target, EXAMPLES),
+            self.duplicates(collection),
+        )
 
     def prune(
         self, sources: Iterable[str | os.PathLike[str]], collection: str = DEFAULT
@@ -203,20 +220,20 @@ class Engine(Crew):
             entries = read_entries(Path(source), ignored)
         else:
             entries = source
-        target, embedder = self._target(collection)
+        target, _ = self._target(collection)
         named = (
             [os.path.abspath(os.fspath(source))] if isinstance(source, str | os.PathLike) else []
         )
         counted = Report()
         with (
             job(self.database, target, "enroll", named) as number,
-            self._worker(number, target, embedder, counted, progress) as worker,
+            self._worker(number, collection, counted, progress) as worker,
         ):
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
-        self._rebuild_if_due(target)
+        self._rebuild_if_due(collection)
         report.not_enrolled += failures
-        report.doubts += self._review(target, report.face_ids)
+        report.doubts += self._review(self.collection(collection), report.face_ids)
         return report
 
     # --- who is this?
@@ -356,16 +373,6 @@ class Engine(Crew):
             save(side_by_side(comparison, one.crops, other.crops), Path(picture))
         return comparison
 
-    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
-        """A photo's faces, detected and aligned, ready to embed.
-
-        Raises:
-            PhotoError: the photo cannot be read.
-        """
-        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
-        assert not isinstance(extraction, str)
-        return extraction
-
     def landmarks(
         self, photo: str | os.PathLike[str], *, picture: str | os.PathLike[str] | None = None
     ) -> Landmarked:
@@ -435,7 +442,7 @@ class Engine(Crew):
             embedder = self.embedder_of(found)
             faces = labelled.from_entries(entries, self.extract, embedder, self.threads)
         rate = self.settings.identify.fpir if fpir is None else fpir
-        scores = scores_key(found.contract, self._home(found).centred)
+        scores = scores_key(found.contract, self._home(found).centred, self.live(found).adaptation)
         faces = faces.compared(self.live(found).compared)
         learned = learn(faces, scores, size, rate, described)
         stored = calibrations.add(self.database, found, learned.new)
@@ -502,6 +509,7 @@ class Engine(Crew):
         status = self.live(found).status()
         if face_ids and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.build_index(collection)
+        self._erase_from_other_models(found, face_ids)
         return person, len(face_ids)
 
     # --- index
@@ -520,25 +528,52 @@ class Engine(Crew):
             LibraryError: another process is building this index, or it cannot be written.
             DiskFullError: no space; the index in use is untouched.
         """
-        from facesearch.index.build import build
-        from facesearch.index.spec import choose, load_recipe
-        from facesearch.index.tuned import forget_tuned, read_tuned
+        found = self.collection(collection)
+        self._build(found, recipe)
+        return self.live(found).status()
+
+    def adapt(self, collection: str = DEFAULT, *, apply: bool = True) -> Adapted:
+        """Learn from the people enrolled how photos of one person differ, and compare accordingly.
+
+        What is learned is applied only if people it was not learned from are found better with it;
+        then the index is built anew. The former adaptation is replaced. A calibration made before
+        is not used any more: calibrate again.
+
+        Args:
+            collection: name of the collection.
+            apply: False to measure only.
+
+        Raises:
+            UsageError: too few people have several photos.
+            As `build_index` otherwise.
+        """
+        from facesearch.identify import labelled
+        from facesearch.identify.adapt import adapt
+        from facesearch.index.adaptation import write_adaptation
 
         found = self.collection(collection)
-        home = self._home(found)
-        if recipe == "auto":
-            forget_tuned(home.directory)
-        tuned = read_tuned(home.directory) if recipe is None else None
-        name = recipe or self.settings.index.recipe
-        rows = ledger.counts(self.database, found).faces
-        if tuned is not None:
-            spec = tuned.spec
-        else:
-            spec = choose(rows, found.contract.dim) if name == "auto" else load_recipe(name)
-        people = self._people(found) if home.centred else None
-        with feed.snapshot(self.database, found) as (revision, batches):
-            build(home, spec, revision, batches, people=people)
-        return self.live(found).status()
+        faces = labelled.from_collection(self.database, found)
+        faces = faces.compared(self.live(found).centred)
+        result = adapt(faces.vectors, faces.people, found.contract.key)
+        if apply and result.accepted:
+            write_adaptation(self._home(found).directory, result.adaptation)
+            self.build_index(collection)
+        return result
+
+    def forget_adaptation(self, collection: str = DEFAULT) -> bool:
+        """Compare without an adaptation again; the index is built anew if it had one.
+
+        Returns:
+            Whether it had one.
+        """
+        from facesearch.index.adaptation import forget_adaptation
+
+        found = self.collection(collection)
+        forget_adaptation(self._home(found).directory)
+        had = self.live(found).adaptation is not None
+        if had:
+            self.build_index(collection)
+        return had
 
     def compact_index(self, collection: str = DEFAULT) -> IndexStatus:
         """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
@@ -583,7 +618,10 @@ class Engine(Crew):
         found = self.collection(collection)
         tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
         active = calibrations.active(self.database, found)
-        rule = self._rule(found.contract, self._home(found).centred, calibration=active)
+        adaptation = self.live(found).adaptation
+        rule = self._rule(
+            found.contract, self._home(found).centred, calibration=active, adaptation=adaptation
+        )
         threshold = rule(self._templates(found)).threshold.value
         with tempfile.TemporaryDirectory(prefix="facesearch-tune-") as folder:
             compared = self.live(found).compared
@@ -638,16 +676,28 @@ class Engine(Crew):
         )
         return "\n".join(lines)
 
+    def crop_of(self, face_id: int) -> Crops | None:
+        """The aligned pixels of a face, (112, 112, 3) BGR; None if they were not kept.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return crops.of_faces(self.database, [face_id]).get(face_id)
+
     def verify_index(self) -> list[Problem]:
-        """Check every file of the library's indexes against the database.
+        """Check every file of the library's indexes against the database, and stored crops.
 
         Returns:
             What is not as it should be; empty if all is well.
         """
         from facesearch import indexing
 
-        homes = [(c, self._home(c)) for c in self.collections()]
-        return list(indexing.verify(self.database, self.root / "index", homes))
+        of_all = [one for c in self.collections() for one in (c, *self._other_models(c))]
+        homes = [(c, self._home(c)) for c in of_all]
+        problems = list(indexing.verify(self.database, self.root / "index", homes))
+        where = self.database.where
+        bad = (line for c in self.collections() for line in crops.damaged(self.database, c))
+        return problems + [indexing.Problem(where, line) for line in bad]
 
     # --- about the library
 
@@ -692,26 +742,29 @@ class Engine(Crew):
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
 
-    def _rebuild_if_due(self, collection: Collection) -> None:
+    def _rebuild_if_due(self, collection: str) -> None:
         """Build the index when too many faces lie outside the current generation."""
-        if self.live(collection).status().delta > self.settings.index.max_delta:
-            self.build_index(collection.name)
+        delta = self.live(self.collection(collection)).status().delta
+        if delta > self.settings.index.max_delta:
+            self.build_index(collection)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""
         from facesearch.identify.review import OUTLIER_FMR, review
 
         contract, centred = collection.contract, self._home(collection).centred
+        index = self.live(collection)
         try:
-            alike = self._rule(contract, centred)
-            odd = self._rule(contract, centred, fpir=OUTLIER_FMR)
+            alike = self._rule(contract, centred, adaptation=index.adaptation)
+            odd = self._rule(contract, centred, fpir=OUTLIER_FMR, adaptation=index.adaptation)
         except UsageError:
             return []
-        index = self.live(collection)
         limits = odd(1).threshold.value, alike(index.enrolled()).threshold.value
         return review(self.database, collection, index, face_ids, limits)
 
 
 def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Sources as absolute paths."""
-    return [os.path.abspath(os.fspath(source)) for source in sources]
+    """Sources as absolute paths, or URLs."""
+    from facesearch.photos import remote
+
+    return [remote.absolute(source) for source in sources]

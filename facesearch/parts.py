@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery
+from facesearch.store import calibrations, collections, feed, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import JSONValue, ModelContract
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from facesearch.faces.landmarks import Landmarker
     from facesearch.identify.judge import Rule
     from facesearch.identify.query import Query
+    from facesearch.index.adaptation import Adaptation
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
 
@@ -37,10 +40,11 @@ class Parts:
         self.settings = opened.settings
         self.database = opened.database
         self._model_given = opened.model_given
-        self._live: dict[int, LiveIndex] = {}
+        self._live: dict[tuple[int, int], LiveIndex] = {}
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
         self._enrolled: dict[int, tuple[int, int]] = {}
+        self._loading = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -82,16 +86,34 @@ class Parts:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """Decode, detect, align: file bytes to aligned faces."""
-        from dataclasses import replace
-
+        """Decode, detect, align: file bytes to aligned faces. Ready at once, for a few photos."""
         from facesearch.faces.extract import Extractor
 
-        # a face that the policy stores must be found to begin with
+        return Extractor(self._detect_spec, self.settings.photos, gps=self.settings.ingest.gps)
+
+    @cached_property
+    def bulk_extractor(self) -> Extractor:
+        """`extractor` for very many photos, several times as many at once as there are cores."""
+        from facesearch.faces.device import pick_device
+        from facesearch.faces.extract import Extractor
+        from facesearch.faces.torch_yunet import TorchYuNet
+
+        embed = self.settings.embed
+        device = pick_device(embed.device)
+
+        def load(score: float) -> TorchYuNet:
+            return TorchYuNet(score, device, embed.precision, self.threads)
+
+        limits, gps = self.settings.photos, self.settings.ingest.gps
+        return Extractor(self._detect_spec, limits, gps=gps, load=load)
+
+    @property
+    def _detect_spec(self) -> DetectSpec:
+        """How faces are looked for: one that the policy stores must be found to begin with."""
+        from dataclasses import replace
+
         detect, least = self.settings.detect, self.settings.ingest.min_face
-        if least:
-            detect = replace(detect, min_face=min(detect.min_face, least))
-        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
+        return replace(detect, min_face=min(detect.min_face, least)) if least else detect
 
     @cached_property
     def landmarker(self) -> Landmarker:
@@ -136,10 +158,10 @@ class Parts:
             ModelError: its model is not here, or its weights are missing or corrupt.
             ContractError: the model of that name is another one by now.
         """
-        from facesearch.faces.mirror import is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         contract = collection.contract
-        embedder = self.embedder(contract.name, is_mirrored(contract))
+        embedder = embedder_for(self.embedder(contract.name, mirror=False), contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
@@ -152,7 +174,7 @@ class Parts:
         from dataclasses import replace
 
         from facesearch.faces.embed import load_probe_embedder
-        from facesearch.faces.mirror import MirroredEmbedder, is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         model = collection.contract.name
         if model not in self._probe_embedders:
@@ -160,8 +182,7 @@ class Parts:
             self._probe_embedders[model] = load_probe_embedder(
                 spec, self.models_dir, partial(self.embedder, model, mirror=False)
             )
-        plain = self._probe_embedders[model]
-        embedder = MirroredEmbedder(plain) if is_mirrored(collection.contract) else plain
+        embedder = embedder_for(self._probe_embedders[model], collection.contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
@@ -170,6 +191,7 @@ class Parts:
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
+            ModelChangedError: the collection went over to another model since it was looked up.
         """
         from facesearch.index.live import LiveIndex
 
@@ -177,10 +199,14 @@ class Parts:
             return collections.revision(self.database, collection.id)
 
         home = self._home(collection)
-        index = self._live.get(collection.id)
+        key = collection.id, collection.vectors
+        index = self._live.get(key)
         if index is None or index.outdated(home):
+            for other in [k for k in self._live if k[0] == collection.id and k != key]:
+                if not collection.aside:
+                    del self._live[other]  # of a model that the collection went over from
             index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[collection.id] = index
+            self._live[key] = index
         if index.revision != revision():
             index.apply(feed.changes(self.database, collection, index.revision))
         return index
@@ -193,14 +219,37 @@ class Parts:
         from facesearch.index.centring import shipped_mean
         from facesearch.index.manifest import IndexHome
 
+        name = f"{collection.id}-{collection.vectors}" if collection.vectors else collection.id
         return IndexHome(
-            self.root / "index" / str(collection.id),
+            self.root / "index" / str(name),
             self._library_uuid,
             collection.id,
             collection.contract.key,
             collection.contract.dim,
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
+
+    def _build(self, collection: Collection, recipe: str | None) -> None:
+        """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        from facesearch.index.adaptation import read_adaptation
+        from facesearch.index.build import build
+        from facesearch.index.spec import choose, load_recipe
+        from facesearch.index.tuned import forget_tuned, read_tuned
+
+        home = self._home(collection)
+        if recipe == "auto":
+            forget_tuned(home.directory)
+        tuned = read_tuned(home.directory) if recipe is None else None
+        name = recipe or self.settings.index.recipe
+        rows = ledger.counts(self.database, collection).faces
+        if tuned is not None:
+            spec = tuned.spec
+        else:
+            spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
+        people = self._people(collection) if home.centred else None
+        adaptation = read_adaptation(home.directory, home.contract, home.dim)
+        with feed.snapshot(self.database, collection) as (revision, batches):
+            build(home, spec, revision, batches, people=people, adaptation=adaptation)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -229,6 +278,12 @@ class Parts:
             raise UsageError(f"top = {top}: ask for at least one candidate")
         # a calibration is of one collection: of several together nothing is known
         one = searched[0] if len(searched) == 1 else None
+        adaptations = [self.live(c).adaptation for c in searched]
+        if len({None if a is None else a.key for a in adaptations}) > 1:
+            raise UsageError(
+                "these collections are adapted differently, so that their scores cannot be "
+                "compared; search them one by one, or `facesearch index adapt --forget`"
+            )
         rule = self._rule(
             embedder.contract,
             self._home(searched[0]).centred,
@@ -236,6 +291,7 @@ class Parts:
             fpir,
             prior,
             calibrations.active(self.database, one) if one else None,
+            adaptations[0],
         )
         settings = self.settings.identify
         return Query(
@@ -248,6 +304,7 @@ class Parts:
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
             min_quality=settings.min_quality,
+            renew=partial(self._query, names, top, threshold, fpir, prior, where),
         )
 
     def _rule(
@@ -258,6 +315,7 @@ class Parts:
         fpir: float | None = None,
         prior: float | None = None,
         calibration: StoredCalibration | None = None,
+        adaptation: Adaptation | None = None,
     ) -> Rule:
         """What scores are judged by; complains at once about an option that cannot be.
 
@@ -278,6 +336,7 @@ class Parts:
             default_fpir=settings.fpir,
             prior=settings.prior if prior is None else prior,
             calibration=calibration,
+            adaptation=adaptation,
         )
         rule(1)
         return rule
@@ -299,10 +358,35 @@ class Parts:
             self._enrolled[collection.id] = revision, count
         return self._enrolled[collection.id][1]
 
+    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
+        """A photo's faces, detected and aligned, ready to embed.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        from facesearch.photos import remote
+        from facesearch.photos.place import read_place
+
+        path = remote.absolute(photo)
+        return self.extractor(read_place(path, self.settings.photos), path)
+
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
-        """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
+        """A photo's aligned faces; or its sha256 alone where `known` says it is stored.
+
+        For bulk work: called from many threads at once.
+        """
         from facesearch.photos.place import read_place
 
         data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
-        return sha256 if known(sha256) else self.extractor(data, path)
+        return sha256 if known(sha256) else self._extract_bytes(data, path, sha256)
+
+    def _extract_bytes(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
+        """`bulk_extractor` of a photo; loaded when the first one asks."""
+        self._load_extractor()
+        return self.bulk_extractor(data, name, sha256)
+
+    def _load_extractor(self) -> None:
+        """Load `bulk_extractor`, once, whoever else asks for it meanwhile."""
+        with self._loading:
+            _ = self.bulk_extractor

@@ -101,12 +101,17 @@ class IngestSettings:
         min_face: least shorter side of a face, pixels of the original photo.
         gps: whether to store where photos were taken, where they say so.
         video_every: seconds between the frames of a video that are looked at.
+        max_seconds: how long a photo may take to read, or a video between two such frames, until it
+            is recorded as failed; 0 for any time.
+        crops: whether to keep the aligned pixels of every face stored, 21 KB each.
     """
 
     min_quality: float = 0.0
     min_face: float = 0.0
     gps: bool = False
     video_every: float = 0.5
+    max_seconds: float = 120.0
+    crops: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +140,8 @@ class IdentifySettings:
         threshold: a fixed cosine threshold instead; None to use the measured default.
         top: candidates a probe face.
         prior: chance that a probe shows somebody enrolled, for the chance of a false match.
-        template: what a probe is compared with: "mean", the mean of an identity's faces, or "best",
-            each of them, of which the best counts.
+        template: what a probe is compared with: "mean", the mean of an identity's faces; "looks",
+            the means of faces that are alike, or "best", each face: the best counts.
         min_quality: quality below which a probe face is not given a name (see docs/quality.md).
     """
 
@@ -144,7 +149,7 @@ class IdentifySettings:
     threshold: float | None = None
     top: int = 5
     prior: float = 0.5
-    template: Literal["mean", "best"] = "mean"
+    template: Literal["mean", "looks", "best"] = "mean"
     min_quality: float = 0.05
 
 

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("library", "faces.extract", "faces.landmarked", "ingest", "identify", "indexing", "train"),
     ("parts",),
     ("crew",),
+    ("upgrade",),
     ("engine",),
     ("doctor", "evaluate.lfw", "evaluate.run", "evaluate.search", "evaluate.search_report"),
     ("evaluate.pictures",),

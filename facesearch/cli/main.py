@@ -23,6 +23,7 @@ from facesearch.cli import (
     landmarks,
     photos,
     train,
+    upgrade,
 )
 from facesearch.errors import FacesearchError
 from facesearch.version import __version__
@@ -75,6 +76,10 @@ app.command()(photos.duplicates)
 app.add_typer(admin.index, name="index", no_args_is_help=True)
 app.add_typer(admin.db, name="db", no_args_is_help=True)
 app.add_typer(admin.models, name="models", no_args_is_help=True)
+admin.models.command("activate")(upgrade.activate)
+admin.models.command("rollback")(upgrade.rollback)
+admin.models.command("status")(upgrade.status)
+admin.models.command("drop")(upgrade.drop)
 app.command()(admin.stats)
 app.command()(admin.doctor)
 app.command()(evaluate.evaluate)
@@ -85,11 +90,17 @@ app.command()(demo.demo)
 
 def main() -> None:
     """Run the command line; an error of ours is one line on stderr and an exit code."""
+    code: str | int | None = 0
     try:
         app()
+    except SystemExit as err:
+        code = err.code
     except FacesearchError as err:
         common.say("facesearch: " + str(err).replace("\n", "\\n"))
-        sys.exit(err.exit_code)
+        code = err.exit_code
+    if watch := sys.modules.get("facesearch.ingest.watch"):
+        watch.leave(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ def init(library: Library = None, json: Json = False) -> None:
 
 def ingest(
     sources: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            help="Photos, folders, zip and tar archives, patterns in quotes ('2019/**/*.jpg'); "
-            "- for a list of paths on stdin."
+            help="Photos, folders, zip and tar archives, patterns in quotes ('2019/**/*.jpg'), "
+            "URLs; - for a list of paths on stdin."
         ),
     ] = None,
     from_: Annotated[
@@ -65,6 +65,10 @@ def ingest(
         Path | None,
         typer.Option(metavar="FILE", help="Keep figures there in Prometheus's text format."),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write a report there: .html or .md."),
+    ] = None,
     min_face: Annotated[
         float | None,
         typer.Option(help="Least shorter side of a face stored, in pixels; others are rejected."),
@@ -80,6 +84,9 @@ def ingest(
     gps: Annotated[
         bool, typer.Option("--gps", help="Store where photos were taken, if they say so.")
     ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Keep the aligned pixels of every face, 21 KB each.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     json: Json = False,
@@ -92,16 +99,19 @@ def ingest(
     and the work is shared; each file is read once.
 
     Bad files are recorded with a reason (see 'failures') and the rest goes on; then the exit code
-    is 3.
+    is 3. With --json, what happens is told on stderr meanwhile, one JSON object a line.
     """
+    from facesearch.ingest import account
     from facesearch.ingest.listed import paths_from
 
-    named = [source for source in sources or () if source != STDIN]
+    named = [source for source in sources or () if source != str(STDIN)]
     lists = [STDIN] * (len(named) < len(sources or ())) + ([from_] if from_ else [])
     if not named and not lists:
         raise UsageError("name photos or folders to ingest, or a list of paths with --from")
     if lists and (rescan or prune):
         raise UsageError("--rescan and --prune look into folders and archives; leave the list out")
+    if page is not None:
+        account.require_suffix(page)
     with common.open_engine(
         library,
         embed_model=model,
@@ -109,10 +119,12 @@ def ingest(
         ingest_min_face=min_face,
         ingest_min_quality=min_quality,
         ingest_gps=gps or None,
+        ingest_crops=crops or None,
         ingest_video_every=video_every,
     ) as engine:
         try:
-            with Progress("ingest", () if lists else named, metrics) as progress:
+            counted = () if lists else named
+            with Progress("ingest", counted, metrics, common.wants_json(json)) as progress:
                 report = engine.ingest(
                     named,
                     collection,
@@ -123,7 +135,8 @@ def ingest(
                     progress=progress,
                 )
         except KeyboardInterrupt as err:
-            say("stopped; what was read is stored. Run the same command again to go on.")
+            if not common.wants_json(json):
+                say("stopped; what was read is stored. Run the same command again to go on.")
             raise typer.Exit(130) from err
         if prune and (gone := engine.gone(named, collection)):
             question = f"delete the faces of {gone} files that are gone? Faces enrolled stay."
@@ -131,6 +144,8 @@ def ingest(
                 removed, kept = engine.prune(named, collection)
                 report.faces_removed += removed
                 report.enrolled_kept += kept
+        if page is not None:
+            account.write(engine.account(report, collection), page)
     if common.wants_json(json):
         emit(report)
     else:
@@ -192,7 +207,7 @@ def enroll(
         target = [Entry(os.path.abspath(source), person, FaceChoice(ordinal=face))]
     with (
         common.open_engine(library, embed_model=model, embed_device=device) as engine,
-        Progress("enroll") as progress,
+        Progress("enroll", events=common.wants_json(json)) as progress,
     ):
         report = engine.enroll(target, collection, move=move, from_xmp=from_xmp, progress=progress)
     if common.wants_json(json):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facesearch.faces.align import align, to_crops
-from facesearch.faces.detect import Detector
+from facesearch.errors import PhotoError, Reason
+from facesearch.faces.align import align, to_crops, umeyama
+from facesearch.faces.detect import Detector, Finder
 from facesearch.faces.quality import Measures, measure
+from facesearch.faces.yunet import YuNet
 from facesearch.photos.decode import decode
 from facesearch.photos.metadata import blocks, position, taken_at
 from facesearch.photos.phash import phash
@@ -48,17 +51,24 @@ class Extractor:
         detect: how faces are looked for.
         limits: what a photo may cost.
         gps: whether to tell where a photo was taken.
+        load: gives YuNet for a least confidence; the default is for a few photos.
 
     Raises:
         ModelError: the detector's weights are missing or damaged.
     """
 
-    def __init__(self, detect: DetectSpec, limits: PhotoLimits, gps: bool = False) -> None:
-        self._detector = Detector(detect)
+    def __init__(
+        self,
+        detect: DetectSpec,
+        limits: PhotoLimits,
+        gps: bool = False,
+        load: Callable[[float], Finder] = YuNet,
+    ) -> None:
+        self._detector = Detector(detect, load)
         self._limits = limits
         self._gps = gps
 
-    def __call__(self, data: bytes, name: str) -> Extraction:
+    def __call__(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
         """The faces of a photo.
 
         A large JPEG is decoded at a reduced scale; only if a face in it has too few pixels for a
@@ -67,18 +77,19 @@ class Extractor:
         Args:
             data: the file.
             name: its path, for messages.
+            sha256: of the file, where it is known.
 
         Raises:
             PhotoError: the photo cannot be read.
         """
-        photo = decode(data, name, self._limits, self._detector.wanted)
+        photo = decode(data, name, self._limits, self._detector.wanted, sha256)
         detections = self._detector.detect(photo)
         wanted = finer(photo, detections)
         exif = blocks(data)[0]
         where = position(exif) if self._gps else None
         facts = PhotoFacts(phash(photo.pixels), taken_at(exif), where)
         if wanted is not None:
-            photo = decode(data, name, self._limits, wanted)
+            photo = decode(data, name, self._limits, wanted, photo.sha256)
         crops = align(photo, detections)
         return Extraction(
             name,
@@ -104,6 +115,29 @@ class Extractor:
         detections = self._detector.detect(photo)
         wanted = finer(photo, detections)
         return (photo if wanted is None else decode(data, name, self._limits, wanted)), detections
+
+    def again(self, data: bytes, name: str, detections: Detections, size: tuple[int, int]) -> Crops:
+        """The crops of faces that were found in a photo before; it is decoded once.
+
+        Args:
+            data: the file.
+            name: its path, for messages.
+            detections: N faces, in pixels of the upright original.
+            size: (width, height) of that.
+
+        Returns:
+            (N, 112, 112, 3) uint8 BGR.
+
+        Raises:
+            PhotoError: the photo cannot be read, or has another size than it had.
+        """
+        matrices = umeyama(detections.landmarks)
+        enlarged = float(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).max(initial=0.0))
+        wanted = max(self._detector.wanted, math.ceil(max(size) * enlarged))
+        photo = decode(data, name, self._limits, min(wanted, max(size)))
+        if photo.original_size != size:
+            raise PhotoError(Reason.CORRUPT, name, f"is {photo.original_size} now, was {size}")
+        return align(photo, detections)
 
 
 def finer(photo: Photo, detections: Detections) -> int | None:

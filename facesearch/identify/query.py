@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facesearch.errors import PhotoError
+from facesearch.errors import ModelChangedError, PhotoError
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
 from facesearch.faces.quality import quality, why
@@ -20,6 +20,7 @@ from facesearch.identify.decide import Assessed, Found, Identification, answer
 from facesearch.identify.judge import Judgement
 from facesearch.index.live import LiveIndex
 from facesearch.ingest.worker import bounded_map
+from facesearch.photos.remote import absolute
 from facesearch.store import gallery
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -62,22 +63,26 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        template: "mean" compares with the mean of each identity's faces, "best" with each face.
+        template: "mean" compares with the mean of each identity's faces, "looks" with the mean of
+            each of its looks, "best" with each face.
         judge: number of templates searched to how scores are judged.
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
         min_quality: below it a face is not given a name.
+        renew: this query as it would be made now, for when a collection went over to another model
+            since.
     """
 
     database: Database
     targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
     embedder: Embedder
     top: int
-    template: Literal["mean", "best"]
+    template: Literal["mean", "looks", "best"]
     judge: Callable[[int], Judgement]
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
     min_quality: float = 0.0
+    renew: Callable[[], Query] | None = None
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
@@ -86,17 +91,32 @@ class Query:
     def identify_embedded(
         self, extractions: Sequence[Extraction]
     ) -> list[tuple[Identification, Embeddings]]:
-        """`identify`, each answer with the embeddings of its faces."""
+        """`identify`, each answer with the embeddings of its faces.
+
+        The whole answer is by one model: if a collection goes over to another on the way, it is
+        asked again by that.
+        """
+        try:
+            return self._identify(extractions)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().identify_embedded(extractions)
+
+    def _identify(
+        self, extractions: Sequence[Extraction]
+    ) -> list[tuple[Identification, Embeddings]]:
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
         vectors = np.concatenate([e.vectors for e in embedded])
         found, identities, faces_enrolled = [], 0, 0
         for collection, live in self.targets:
             index = live()
             allowed = self._allowed(collection)
-            if self.template == "mean":
-                matches = index.search_templates(vectors, self.top, allowed)
-            else:
+            if self.template == "best":
                 matches = index.search_identities(vectors, self.top, allowed)
+            else:
+                by_look = self.template == "looks"
+                matches = index.search_templates(vectors, self.top, allowed, by_look=by_look)
             identity_ids, face_ids = np.unique(matches.identity_ids), np.unique(matches.ids)
             found.append(
                 Found(
@@ -110,7 +130,7 @@ class Query:
             )
             identities += index.enrolled(allowed)
             faces_enrolled += self.enrolled_faces(collection, index.revision)
-        # each template is one more that a stranger may resemble
+        # each template is one more that a stranger may resemble; looks are at most as many as faces
         judgement = self.judge(identities if self.template == "mean" else faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
@@ -134,6 +154,14 @@ class Query:
 
     def faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         """The most similar stored faces, enrolled or not, for each face of a probe."""
+        try:
+            return self._faces(extraction)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().faces(extraction)
+
+    def _faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         (embeddings,) = embed_each(self.embedder, [extraction.crops])
         ((collection, live),) = self.targets
         matches = live().search(embeddings.vectors, self.top)
@@ -168,7 +196,7 @@ class Query:
         """
 
         def one(photo: str | os.PathLike[str]) -> Extraction | Failure:
-            path = os.path.abspath(os.fspath(photo))
+            path = absolute(photo)
             try:
                 return extract(path)
             except PhotoError as err:
@@ -185,7 +213,7 @@ class Query:
         figures = quality(extraction.measures, embeddings)
         insufficient = (
             f"quality {figure:.3f} is below {self.min_quality:g}: {why(extraction.measures, row)}; "
-            "use a better photo"
+            "take another photo, or tell who it is by other means than the face"
             if figure < self.min_quality
             else ""
             for row, figure in enumerate(figures.tolist())

@@ -21,12 +21,13 @@ from functools import partial
 from itertools import islice
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from facesearch.errors import FacesearchError, PhotoError, Reason
+from facesearch.errors import FacesearchError, ModelChangedError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each, nothing
 from facesearch.faces.extract import Extraction
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
+from facesearch.ingest.watch import WatchedPool
 from facesearch.photos import place
 from facesearch.photos.video import is_video
 from facesearch.store import leases, ledger
@@ -45,7 +46,7 @@ from facesearch.store.outcomes import (
 from facesearch.store.tables import now
 from facesearch.values import Crops, Embeddings, Failure
 
-WINDOW = 16
+WINDOW = 4
 """Photos in flight a worker thread."""
 BATCH_FACES = 64
 """Faces embedded and written together."""
@@ -107,32 +108,60 @@ class Plan:
         return self.restore_erased and before.state == ledger.ERASED
 
 
+@dataclass(slots=True)
+class Target:
+    """Where faces go, and by which model: the collection may go over to another meanwhile.
+
+    Attributes:
+        collection: where faces go.
+        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
+            for when the first face is there.
+        look_up: gives both as they are now.
+    """
+
+    collection: Collection
+    embedder: Callable[[], Embedder]
+    look_up: Callable[[], tuple[Collection, Callable[[], Embedder]]]
+
+    def follow(self) -> None:
+        """Look both up again."""
+        self.collection, self.embedder = self.look_up()
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One ingestion worker, wired.
 
     Attributes:
         database: the store.
-        collection: where faces go.
+        target: where faces go.
         extract: file to aligned faces.
-        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
-            for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
-        film: a video to its outcome and those of its frames that are kept.
+        film: a video to its outcome and those of its frames that are kept; calls its second
+            argument with every frame.
+        limit_s: how long a photo may take, or a video between two frames, until it is given up;
+            0 for any time.
         gate: which faces are stored.
         progress: called with the report so far, after every batch and every few hundred files.
+        load: makes `extract` ready; called before every photo, its time does not count.
     """
 
     database: Database
-    collection: Collection
+    target: Target
     extract: Extract
-    embedder: Callable[[], Embedder]
     threads: int
     shift: Shift
-    film: Callable[[FileStamp], list[Outcome]]
+    film: Callable[[FileStamp, Callable[[], None]], list[Outcome]]
+    limit_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
+    load: Callable[[], None] = lambda: None
+
+    @property
+    def collection(self) -> Collection:
+        """Where faces go, as last looked up."""
+        return self.target.collection
 
     def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
         """Process every path that is not done yet; failures are recorded and the rest goes on.
@@ -152,7 +181,7 @@ class Worker:
                 before stands, and running again goes on from there.
         """
         started = time.monotonic()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="facesearch-extract")
+        pool = WatchedPool[Work](self.threads, self.limit_s, _overdue)
         others = _Others()
         try:
             self._process(pool, self._to_do(paths, report, plan, others), report, plan, others)
@@ -162,13 +191,13 @@ class Worker:
                 if others.holding and not mine:
                     time.sleep(POLL_SECONDS)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
             report.seconds += time.monotonic() - started
         return report
 
     def _process(
         self,
-        pool: ThreadPoolExecutor,
+        pool: WatchedPool[Work],
         work: Iterable[Work],
         report: Report,
         plan: Plan,
@@ -178,18 +207,21 @@ class Worker:
         pending: list[Outcome | tuple[FileStamp, Extraction]] = []
         faces, since = 0, time.monotonic()
         try:
-            one = partial(self._one, plan=plan)
-            photos = self._photos(work, report, plan, others)
-            for item in bounded_map(pool, one, photos, WINDOW * self.threads):
+            one = partial(self._one, pool=pool, plan=plan)
+            photos = _Counted(self._photos(pool, work, report, plan, others))
+            for done, item in enumerate(bounded_map(pool, one, photos, WINDOW * self.threads), 1):
                 pending.append(item)
+                report.reading = pool.depth
+                report.ready = max(0, photos.count - done - report.reading) + len(pending)
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
                 full = faces >= BATCH_FACES or len(pending) >= BATCH_FILES
                 if full or time.monotonic() - since > BATCH_SECONDS:
                     self._flush(pending, report, others)
                     pending, faces, since = [], 0, time.monotonic()
+            report.reading = report.ready = 0
             self._flush(pending, report, others)
         except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
             self._flush(pending, report, others)
             raise
 
@@ -238,15 +270,43 @@ class Worker:
         return mine
 
     def _photos(
-        self, work: Iterable[Work], report: Report, plan: Plan, others: _Others
+        self,
+        pool: WatchedPool[Work],
+        work: Iterable[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
     ) -> Iterator[Work]:
         """The work but for videos, which are done here and now, each in one transaction."""
         for item in work:
             if isinstance(item, Failed) or not is_video(item.path):
                 yield item
                 continue
-            outcomes = [o for o in self.film(item) if not self._was_erased(o, plan)]
-            self._record(outcomes, report, others, item)
+            self._follow_up(partial(self._whole_video, item, pool, report, plan, others))
+
+    def _whole_video(
+        self,
+        video: FileStamp,
+        pool: WatchedPool[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
+    ) -> None:
+        def film(item: Work) -> list[Outcome] | Failed:
+            return self.film(stamp_of(item), pool.alive)
+
+        seen = pool.submit(film, video).result()
+        found = [seen] if isinstance(seen, Failed) else seen  # the former: it took too long
+        outcomes = [o for o in found if not self._was_erased(o, plan)]
+        self._record(outcomes, report, others, video)
+
+    def _follow_up(self, embed_and_record: Callable[[], None]) -> None:
+        """Do it, by the new model if the collection went over to one; each is a transaction."""
+        while True:
+            try:
+                return embed_and_record()
+            except ModelChangedError:
+                self.target.follow()
 
     def _was_erased(self, outcome: Outcome, plan: Plan) -> bool:
         """Whether a frame is of a video read before, and a face in it was erased since."""
@@ -266,14 +326,19 @@ class Worker:
         else:
             report.elsewhere += 1
 
-    def _one(self, file: Work, plan: Plan) -> Outcome | tuple[FileStamp, Extraction]:
+    def _one(
+        self, file: Work, pool: WatchedPool[Work], plan: Plan
+    ) -> Outcome | tuple[FileStamp, Extraction]:
         if isinstance(file, Failed):
             return file
 
         def is_stored(sha256: str) -> bool:
             whole = plan.restore_erased
-            return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
+            with pool.untimed():  # the server may be away
+                return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
 
+        with pool.untimed():
+            self.load()
         try:
             extraction = self.extract(file.path, is_stored)
         except PhotoError as err:
@@ -292,8 +357,15 @@ class Worker:
         report: Report,
         others: _Others,
     ) -> None:
-        if not pending:
-            return
+        if pending:
+            self._follow_up(partial(self._embed_and_record, pending, report, others))
+
+    def _embed_and_record(
+        self,
+        pending: list[Outcome | tuple[FileStamp, Extraction]],
+        report: Report,
+        others: _Others,
+    ) -> None:
         extractions = [item[1] for item in pending if isinstance(item, tuple)]
         embedded = iter(self._embedded([e.crops for e in extractions]))
         outcomes: list[Outcome] = [
@@ -318,10 +390,14 @@ class Worker:
             video.path if video else None,
         )
         others.holding += done.again
+        report.photos += done.photos
+        report.frames += done.photos if video else 0
         report.faces += done.faces
         report.changed += done.changed
         report.faces_removed += done.faces_removed
         report.enrolled_kept += done.enrolled_kept
+        read = sum(isinstance(outcome, Extracted) for outcome in done.outcomes)
+        report.duplicates += 0 if video else read - done.photos
         for outcome in done.outcomes:
             match outcome:
                 case Failed(file, reason, detail):
@@ -329,8 +405,6 @@ class Worker:
                 case Duplicate():
                     report.duplicates += 1
                 case Extracted(detections=detections, rejected=rejected):
-                    report.photos += 1
-                    report.frames += video is not None
                     report.rejected += sum(why not in ("", ELSEWHERE) for why in rejected)
                     report.no_face += len(detections) == 0
                 case Container(faces=faces):
@@ -344,7 +418,7 @@ class Worker:
         """The embeddings of each photo's faces; without any, the model is not even loaded."""
         if not any(len(crops) for crops in groups):
             return [nothing(self.collection.contract)] * len(groups)
-        return embed_each(self.embedder(), groups)
+        return embed_each(self.target.embedder(), groups)
 
     def _ask(
         self, operation: Callable[Concatenate[Database, P], R], *args: P.args, **kwargs: P.kwargs
@@ -360,8 +434,24 @@ class _Others:
     holding: list[Work] = field(default_factory=list)
 
 
+class _Counted(Iterator[T]):
+    """An iterator that knows how many it has given."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.count = 0
+        self._items = iter(items)
+
+    def __next__(self) -> T:
+        item = next(self._items)
+        self.count += 1
+        return item
+
+
 def bounded_map(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], window: int
+    pool: ThreadPoolExecutor | WatchedPool[T],
+    function: Callable[[T], R],
+    items: Iterable[T],
+    window: int,
 ) -> Iterator[R]:
     """`map` on a pool, in order, with at most `window` results computed ahead."""
     source = iter(items)
@@ -370,6 +460,10 @@ def bounded_map(
         result = futures.popleft().result()
         futures.extend(pool.submit(function, x) for x in islice(source, 1))
         yield result
+
+
+def _overdue(item: Work, limit_s: float) -> Failed:
+    return Failed(stamp_of(item), Reason.TIMEOUT, f"took longer than {limit_s:g} s")
 
 
 def _hands(fresh: Sequence[Work]) -> Iterator[Sequence[Work]]:

@@ -29,8 +29,8 @@ from sqlalchemy import (
 )
 
 from facesearch.errors import Reason
-from facesearch.store import photo_rows
-from facesearch.store.collections import Collection, bump
+from facesearch.store import crops, photo_rows, vectors
+from facesearch.store.collections import Collection, bump, require_unchanged
 from facesearch.store.database import Database
 from facesearch.store.outcomes import Container, Duplicate, Extracted, Failed, FileStamp, Outcome
 from facesearch.store.paths import beginnings, from_text, to_text
@@ -68,6 +68,8 @@ class Recorded:
         outcomes: those recorded; others belonged to files that another worker has taken over.
         again: files that must be read again, because the photo they were said to hold went
             meanwhile; nobody has them in hand.
+        photos: photos added; other files read held bytes that were there, or that another of the
+            batch holds too.
         faces: faces added.
         changed: files whose bytes are not those of before.
         faces_removed: faces of photos that no file holds any more.
@@ -77,6 +79,7 @@ class Recorded:
 
     outcomes: Sequence[Outcome]
     again: Sequence[FileStamp]
+    photos: int
     faces: int
     changed: int
     faces_removed: int
@@ -154,6 +157,7 @@ def record(database: Database, collection: Collection, outcomes: Sequence[Outcom
         The number of faces added.
 
     Raises:
+        ModelChangedError: the collection went over to another model; nothing was stored.
         StoreError, LibraryError, DiskFullError: nothing of the batch was stored.
     """
     return _record(database, collection, outcomes, None, None).faces if outcomes else 0
@@ -194,6 +198,7 @@ def _record(
 ) -> Recorded:
     with database.write() as connection:
         revision = bump(connection, collection.id)
+        require_unchanged(connection, collection)
         before = _files_before(connection, collection, outcomes)
         if worker is not None:
             held = {path for path, row in before.items() if row.lease == worker}
@@ -223,14 +228,21 @@ def _record(
         ]
         rows = [row for row in found if not row["reason"]]
         if rows:
-            connection.execute(insert(FaceRow), photo_rows.without(rows, "reason"))
+            vectors.insert_faces(connection, collection, photo_rows.without(rows, "reason"))
+            pictures = {
+                (photo_ids[digest], i): crop
+                for digest, o in read.items()
+                for i, crop in enumerate(() if o.crops is None else o.crops)
+            }
+            added = {(row["photo_id"], row["ordinal"]) for row in rows}
+            crops.write(connection, {key: pictures[key] for key in added & pictures.keys()})
         photo_rows.write_rejections(connection, found, [photo_ids[digest] for digest in read])
         with_faces = photo_rows.with_faces(connection, photo_ids.values())
         left = _write_files(connection, collection.id, outcomes, photo_ids, with_faces, before)
         if video is not None and any(row.attempts for row in before.values()):
             left += _drop_frames(connection, collection, video, outcomes)
         dropped = photo_rows.drop_orphans(connection, collection.id, revision, set(left))
-        return Recorded(outcomes, again, len(rows), len(left), *dropped)
+        return Recorded(outcomes, again, len(new), len(rows), len(left), *dropped)
 
 
 def failures(database: Database, collection: Collection | None = None) -> Iterator[Failure]:

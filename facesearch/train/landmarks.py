@@ -148,9 +148,9 @@ def train(
             started = time.perf_counter()
             loss, rate = state.pass_over(faces)
             figures = state.validate(faces)
-            state.save(checkpoint)
             values = {"train loss": loss, **figures, "rate": rate}
             trace.add(state.epoch, {**values, "seconds": time.perf_counter() - started})
+            state.save(checkpoint)
     weights = folder / f"landmarks_{run.network}.safetensors"
     offset = aside(state.best, faces, faces.rows("train"))
     _export(state.best, offset, weights)

@@ -10,7 +10,7 @@ import pytest
 
 from facesearch.errors import IndexFileError
 from facesearch.faces.known_models import KNOWN
-from facesearch.faces.mirror import mirrored
+from facesearch.faces.mirror import UNMOVED, mirrored
 from facesearch.index.build import build
 from facesearch.index.centring import WEIGHT, centred, mean_of_people, shipped_mean
 from facesearch.index.live import LiveIndex
@@ -57,13 +57,14 @@ def test_the_mean_is_drawn_towards_the_prior() -> None:
 def test_means_ship_for_the_bundled_model_alone() -> None:
     plain = next(model for model in KNOWN if model.name == "sface").contract
     means = []
-    for contract in (plain, mirrored(plain)):
+    for contract in (plain, mirrored(plain), mirrored(plain, UNMOVED)):
         mean = shipped_mean(contract)
         assert mean is not None
         assert mean.shape == (128,)
         assert 0.2 < np.linalg.norm(mean) < 0.5
         means.append(mean)
     assert not np.array_equal(means[0], means[1])
+    assert not np.array_equal(means[1], means[2])
     assert shipped_mean(dataclasses.replace(plain, sha256="0" * 64)) is None
 
 

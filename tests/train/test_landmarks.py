@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -157,6 +158,15 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, demo_photos: Path) -> Pat
                 twin.write_bytes(path.read_bytes())
                 table.writerow([twin.name, *points.ravel().round(2).tolist()])
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """So small a network gains nothing from more, and waits for them where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 TINY = LandmarkRun(network="plain", epochs=8, batch=4, rate=3e-3, cool=6, half=False)

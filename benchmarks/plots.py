@@ -69,7 +69,7 @@ def fpir(strangers: F32, size: int, threshold: float) -> float:
 
 def shares(scores: NDArray[np.floating]) -> list[float]:
     """Share of scores in each bin."""
-    return (np.histogram(scores, BINS)[0] / len(scores)).tolist()
+    return [float(n) / len(scores) for n in np.histogram(scores, BINS)[0]]
 
 
 def measure(faces: Faces, protocol: Protocol) -> dict[str, Any]:
@@ -155,8 +155,9 @@ def drawings(record: Mapping[str, Any]) -> dict[str, str]:
             Axis("FPIR: strangers taken for somebody", LEAST, 1.0, True, rate),
         ),
         [
-            Series(name, *zip(*shown(growth["sizes"], growth[name]), strict=True), dots=True)
+            Series(name, [n for n, _ in points], [r for _, r in points], dots=True)
             for name in growing
+            for points in [shown(growth["sizes"], growth[name])]
         ],
     )
     return {"scores": distribution, "det": trade, "fpir-by-gallery": growth_plot}

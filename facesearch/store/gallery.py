@@ -281,7 +281,7 @@ def candidates(database: Database, face_ids: Sequence[int]) -> dict[int, Enrolle
         size = _FEW if len(wanted) <= _FEW else _MANY
         given = wanted + wanted[-1:] * (size - len(wanted))
         rows = database.peek(_candidates(size), **dict(zip(_names(size), given, strict=True)))
-        if len(rows) > len(wanted):  # a photo of several files: the first one is told
+        if len(rows) > len({row[0] for row in rows}):  # of a photo's files the first is told
             rows.sort(key=lambda row: row[5] or "", reverse=True)
         texts = [row[4] for row in rows]
         if rows and isinstance(texts[0], str):  # SQLite has JSON as text

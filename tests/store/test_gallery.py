@@ -42,6 +42,24 @@ def test_same_name_with_different_external_ids_are_different_people(
     assert gallery.find(database, collection, f"#{number}").external_id == "id-1"
 
 
+def test_candidates(database: Database, collection: Collection, faces: list[int]) -> None:
+    """Of a photo with several files the first is told; faces that are gone or of nobody are not."""
+    ledger.record(database, collection, [extracted(f"/{n}.jpg", f"{0:064d}") for n in "zca"])
+    people = [(face, Person(f"P{i}", None, {"n": i})) for i, face in enumerate(faces[:3])]
+    gallery.assign(database, collection, people)
+    gallery.erase(database, collection, gallery.find(database, collection, "P2").id)
+    for more in ([], list(range(10_000, 10_020))):  # in few and in many
+        found = gallery.candidates(database, [*faces, *more])
+        assert [(f, found[f].name, found[f].photo, found[f].metadata) for f in sorted(found)] == [
+            (faces[0], "P0", "/0.jpg", {"n": 0}),
+            (faces[1], "P1", "/1.jpg", {"n": 1}),
+        ]
+    assert gallery.candidates(database, []) == {}
+    gallery.change(database, found[faces[1]].identity_id, name="Q")
+    database.close()
+    assert gallery.candidates(database, faces)[faces[1]].name == "Q"
+
+
 def test_metadata_is_merged_and_filtered(
     database: Database, collection: Collection, faces: list[int]
 ) -> None:

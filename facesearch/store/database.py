@@ -5,6 +5,7 @@ Only this file turns SQLAlchemy's exceptions into ours.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 import uuid
@@ -78,6 +79,7 @@ class Database:
         self.patience_s = patience_s
         self._texts: dict[Select[*tuple[Any, ...]], tuple[str, Sequence[str] | None]] = {}
         self._idle: deque[sqlite3.Connection] = deque(maxlen=_IDLE)
+        self._inherited, self._process = self._idle, os.getpid()
         try:
             self.url: URL = make_url(url)
             self._sqlite = _is_sqlite(self.url)
@@ -145,6 +147,9 @@ class Database:
         try:
             if not self._sqlite:
                 return self._peek_pooled(text_, given)
+            if self._process != os.getpid():  # forked: what it inherited it may not use or close
+                self._inherited, self._idle = self._idle, deque(maxlen=_IDLE)
+                self._process = os.getpid()
             try:
                 raw = self._idle.pop()
             except IndexError:

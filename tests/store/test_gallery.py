@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 
 from facesearch.errors import NotFoundError, UsageError
@@ -123,3 +125,25 @@ def test_erased_faces_come_back_only_when_extracted_again(
     gallery.erase(database, collection, gallery.find(database, collection, "Ada").id)
     assert ledger.record(database, collection, [photo]) == 1
     assert ledger.counts(database).faces == 2
+
+
+def test_a_forked_process_looks_up_through_connections_of_its_own(
+    database: Database, collection: Collection, faces: list[int]
+) -> None:
+    gallery.assign(database, collection, [(faces[0], Person("Ada"))])
+    assert gallery.candidates(database, faces)[faces[0]].name == "Ada"
+    kept = database._idle
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        name = gallery.candidates(database, faces)[faces[0]].name
+        sender.send((name, database._idle is kept))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    assert receiver.poll(60)
+    keeps = database.url.get_backend_name() == "sqlite"  # others' connections go to the pool
+    assert receiver.recv() == ("Ada", not keeps)
+    process.join()
+    assert gallery.candidates(database, faces)[faces[0]].name == "Ada"
+    assert (database._idle is kept, len(kept)) == (True, int(keeps))

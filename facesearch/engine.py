@@ -791,7 +791,7 @@ class Engine(Upgrades):
             if self.outside(found) > self.settings.index.max_delta:
                 self.compactor.start(found.name)
 
-        occasion = Occasion(look)
+        occasion = Occasion(lambda: self.database.patiently(look))
 
         def told(report: Report) -> None:
             progress(report)
@@ -802,7 +802,8 @@ class Engine(Upgrades):
     def _rebuild_if_due(self, collection: str) -> None:
         """Build the index when too much lies outside the current generation."""
         self.compactor.wait()
-        if self.outside(self.collection(collection)) > self.settings.index.max_delta:
+        outside = self.database.patiently(lambda: self.outside(self.collection(collection)))
+        if outside > self.settings.index.max_delta:
             self.build_index(collection)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:

@@ -96,6 +96,7 @@ def _model(engine: Engine) -> str:
 def _index(engine: Engine, name: str) -> str:
     index = engine.live(engine.collection(name))
     status = index.status()
+    backend = engine.settings.index.backend
     return (
-        f"{status.rows} faces indexed, {status.delta} beside the index, {index.enrolled()} people"
-    )
+        "" if backend == "faiss" else f"{backend}: "
+    ) + f"{status.rows} faces indexed, {status.delta} beside the index, {index.enrolled()} people"

@@ -474,6 +474,9 @@ class Engine(Crew):
         found = self.collection(collection)
         person = gallery.find(self.database, found, key)
         face_ids = gallery.erase(self.database, found, person.id)
+        if face_ids and self._served(found) is not None:
+            self._push(found)
+            return person, len(face_ids)
         status = self.live(found).status()
         if face_ids and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.build_index(collection)
@@ -494,7 +497,17 @@ class Engine(Crew):
             UsageError: no such recipe.
             LibraryError: another process is building this index, or it cannot be written.
             DiskFullError: no space; the index in use is untouched.
+            BackendError: the vector server fails; what it held is untouched.
         """
+        if (remote := self._served(self.collection(collection))) is not None:
+            from facesearch.backends import sync
+
+            if recipe is not None:
+                raise UsageError("recipes are FAISS's; a vector server has its own index")
+            found, home = self.collection(collection), remote.home
+            people = self._people(found) if home.centred else None
+            sync.build(remote.backend, home, self.database, found, people)
+            return self.live(found).status()
         from facesearch.index.build import build
         from facesearch.index.spec import choose, load_recipe
         from facesearch.index.tuned import forget_tuned, read_tuned
@@ -518,10 +531,15 @@ class Engine(Crew):
     def compact_index(self, collection: str = DEFAULT) -> IndexStatus:
         """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
 
+        A vector server takes in the changes instead.
+
         Raises:
             As `build_index`.
         """
-        status = self.live(self.collection(collection)).status()
+        found = self.collection(collection)
+        status = self.live(found).status()
+        if status.generation is not None and self._served(found) is not None:
+            return self._push(found)
         return self.build_index(collection) if status.delta or status.superseded else status
 
     def tune_index(
@@ -556,6 +574,8 @@ class Engine(Crew):
         from facesearch.index.tuned import Tuned, write_tuned
 
         found = self.collection(collection)
+        if self._served(found) is not None:
+            raise UsageError("`index tune` chooses among FAISS's recipes; a vector server has none")
         tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
         active = calibrations.active(self.database, found)
         rule = self._rule(found.contract, self._home(found).centred, calibration=active)
@@ -588,7 +608,14 @@ class Engine(Crew):
 
         found = self.collection(collection)
         index = self.live(found)
-        generation, status = index.generation, index.status()
+        status = index.status()
+        if (remote := self._served(found)) is not None and status.generation is not None:
+            return (
+                f"{status.rows:,} faces are in {remote.backend.where}, as '{status.generation}'. "
+                f"The nearest it names are scored again exactly; {status.delta:,} newer faces are "
+                f"compared one by one; {status.superseded:,} removed ones are not shown."
+            )
+        generation = getattr(index, "generation", None)
         if generation is None:
             return (
                 f"No index was built: the {status.delta:,} faces are compared one by one, exactly, "
@@ -613,16 +640,40 @@ class Engine(Crew):
         )
         return "\n".join(lines)
 
-    def verify_index(self) -> list[Problem]:
-        """Check every file of the library's indexes against the database.
+    def verify_index(self, *, repair: bool = False) -> list[Problem]:
+        """Check every file of the library's indexes, or a vector server, against the database.
+
+        Args:
+            repair: mend what a vector server has too much, too little or otherwise.
 
         Returns:
-            What is not as it should be; empty if all is well.
+            What is not as it should be, or was not before it was mended; empty if all is well.
+
+        Raises:
+            UsageError: `repair` of files: `build_index` makes them anew.
         """
         from facesearch import indexing
 
-        homes = [(c, self._home(c)) for c in self.collections()]
-        return list(indexing.verify(self.database, self.root / "index", homes))
+        if self.settings.index.backend == "faiss":
+            if repair:
+                raise UsageError("index files are not mended: `facesearch index build` makes anew")
+            homes = [(c, self._home(c)) for c in self.collections()]
+            return list(indexing.verify(self.database, self.root / "index", homes))
+        from facesearch.backends import sync
+
+        problems = []
+        for found in self.collections():
+            remote = self._served(found)
+            assert remote is not None
+            backend, home = remote.backend, remote.home
+            differences = [d for d in sync.verify(backend, home, self.database, found) if d]
+            problems += [
+                indexing.Problem(f"{backend.where}, '{found.name}'", words)
+                for words in sync.described(differences)
+            ]
+            if repair:
+                sync.repair(backend, home, self.database, found, differences)
+        return problems
 
     # --- about the library
 
@@ -670,7 +721,20 @@ class Engine(Crew):
     def _rebuild_if_due(self, collection: Collection) -> None:
         """Build the index when too many faces lie outside the current generation."""
         if self.live(collection).status().delta > self.settings.index.max_delta:
-            self.build_index(collection.name)
+            if self._served(collection) is not None:
+                self.compact_index(collection.name)
+            else:
+                self.build_index(collection.name)
+
+    def _push(self, collection: Collection) -> IndexStatus:
+        """Bring the vector server to the store's revision."""
+        from facesearch.backends import sync
+
+        remote = self._served(collection)
+        assert remote is not None
+        sync.push(remote.backend, remote.home, self.database, collection)
+        remote.refresh()
+        return remote.status()
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""

@@ -18,6 +18,8 @@ from facesearch.values import JSONValue, ModelContract
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from facesearch.backends.backend import Backend
+    from facesearch.backends.remote import RemoteIndex
     from facesearch.faces.embedder import Embedder
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.identify.judge import Rule
@@ -37,6 +39,7 @@ class Parts:
         self.database = opened.database
         self._model_given = opened.model_given
         self._live: dict[int, LiveIndex] = {}
+        self._remote: dict[int, RemoteIndex] = {}
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
         self._enrolled: dict[int, tuple[int, int]] = {}
@@ -55,6 +58,9 @@ class Parts:
     def close(self) -> None:
         """Release the database's connections and the indexes."""
         self._live.clear()
+        for index in self._remote.values():
+            index.close()
+        self._remote.clear()
         self.database.close()
 
     def collection(self, name: str = DEFAULT) -> Collection:
@@ -152,12 +158,17 @@ class Parts:
         collections.require_contract(collection, embedder.contract)
         return embedder
 
-    def live(self, collection: Collection) -> LiveIndex:
+    def live(self, collection: Collection) -> LiveIndex | RemoteIndex:
         """The collection's index, brought up to every row committed before this call.
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
+            BackendError: the vector server fails, or holds what it should not.
         """
+        remote = self._served(collection)
+        if remote is not None:
+            remote.refresh()
+            return remote
         from facesearch.index.live import LiveIndex
 
         def revision() -> int:
@@ -171,6 +182,54 @@ class Parts:
         if index.revision != revision():
             index.apply(feed.changes(self.database, collection, index.revision))
         return index
+
+    def _served(self, collection: Collection) -> RemoteIndex | None:
+        """The collection's index in a vector server, not refreshed; None where FAISS searches.
+
+        Raises:
+            UsageError: the settings do not say which server, or its client is not installed.
+        """
+        if self.settings.index.backend == "faiss":
+            return None
+        from facesearch.backends.remote import RemoteIndex
+
+        if collection.id not in self._remote:
+            self._remote[collection.id] = RemoteIndex(
+                self._backend(collection),
+                self._home(collection),
+                self.database,
+                collection,
+                partial(self._people, collection),
+            )
+        return self._remote[collection.id]
+
+    def _backend(self, collection: Collection) -> Backend:
+        index = self.settings.index
+        try:
+            if index.backend == "pgvector":
+                from facesearch.backends.pgvector import PgVector
+
+                return PgVector(self.database, collection.id, index.timeout)
+            from facesearch.backends.milvus import Milvus
+        except ModuleNotFoundError as err:
+            raise UsageError(
+                f"index.backend = \"{index.backend}\" needs '{err.name}': "
+                f"pip install 'facesearch[{index.backend}]'"
+            ) from err
+        return Milvus(
+            self._milvus_url,
+            self._library_uuid,
+            collection.id,
+            index.timeout,
+            token=index.token,
+            replicas=index.replicas,
+        )
+
+    @property
+    def _milvus_url(self) -> str:
+        """`index.url`; the path of a Milvus Lite file is relative to the library."""
+        url = self.settings.index.url
+        return str(self.root / url) if url.endswith(".db") else url
 
     @cached_property
     def _library_uuid(self) -> str:

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values",),
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
-    ("library", "faces.extract", "ingest", "identify", "indexing"),
+    ("library", "faces.extract", "ingest", "identify", "indexing", "backends"),
     ("parts",),
     ("crew",),
     ("engine",),
@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 JOINS = LAYERS[4]
-HEAVY = ("torch", "faiss", "cv2")
+HEAVY = ("torch", "faiss", "cv2", "psycopg", "pymilvus")
 
 
 def _modules() -> dict[str, Path]:

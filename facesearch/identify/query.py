@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from facesearch.backends.remote import RemoteIndex
 from facesearch.errors import PhotoError
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
@@ -70,7 +71,7 @@ class Query:
     """
 
     database: Database
-    targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
+    targets: Sequence[tuple[Collection, Callable[[], LiveIndex | RemoteIndex]]]
     embedder: Embedder
     top: int
     template: Literal["mean", "best"]

@@ -1,8 +1,10 @@
 # The two commands that matter: `make demo` and `make test`. Both set everything up first.
 #
 # Variables: PYTHON (interpreter to build .venv with; default: the first python3 that is 3.11 or
-# newer), VENV (.venv), TORCH (auto, cpu or cuda: see .ci/setup.sh), PYTEST_ARGS.
+# newer), VENV (.venv), TORCH (auto, cpu or cuda: see .ci/setup.sh), JOBS (2: processes that run
+# tests), PYTEST_ARGS.
 VENV ?= .venv
+JOBS ?= 2
 BIN  := $(VENV)/bin
 export VENV PYTHON TORCH
 export FACESEARCH_EVAL_DATA ?= $(wildcard $(CURDIR)/../shared/data)
@@ -23,7 +25,7 @@ demo: setup     ## ingest, enrol and identify on the bundled photos; writes demo
 	$(BIN)/facesearch demo --output demo-out
 
 test: setup     ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup     ## ruff and mypy
 	$(BIN)/ruff check .

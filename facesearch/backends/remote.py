@@ -335,16 +335,16 @@ class RemoteIndex:
         """The answer to `search_templates`."""
         wide = max(SHORTLIST, 4 * k)
         near = self._matches(view, vectors, _Asked(wide, Scope(identities), True))
-        listed = np.unique(near.identity_ids[near.identity_ids > 0])
-        rows = feed.faces_of(self._database, self._collection, listed.tolist())
-        faces = view.compared(rows)
-        means = _means(faces, listed)
+        # the same sums in the same order as in `LiveIndex`: scores are equal to the last bit
+        listed, column = np.unique(near.identity_ids, return_inverse=True)
+        rows = feed.faces_of(self._database, self._collection, listed[listed > 0].tolist())
+        means = _means(view.compared(rows), listed)
+        column = column.reshape(near.identity_ids.shape)
         queries = centred(vectors, view.mean)
         scores = near.scores.copy()
         for query in range(len(queries)):
-            valid = near.identity_ids[query] > 0
-            which = np.searchsorted(listed, near.identity_ids[query][valid])
-            scores[query, valid] = means[which] @ queries[query]
+            fused = means[column[query]] @ queries[query]
+            scores[query] = np.where(near.ids[query] >= 0, fused, scores[query])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         ids = np.take_along_axis(near.ids, order, axis=1)
         return Matches(

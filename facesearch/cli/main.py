@@ -20,6 +20,7 @@ from facesearch.cli import (
     identify,
     identities,
     jobs,
+    migrate,
     photos,
 )
 from facesearch.errors import FacesearchError
@@ -72,6 +73,7 @@ app.command()(photos.duplicates)
 app.add_typer(admin.index, name="index", no_args_is_help=True)
 app.add_typer(admin.db, name="db", no_args_is_help=True)
 app.add_typer(admin.models, name="models", no_args_is_help=True)
+app.command()(migrate.migrate)
 app.command()(admin.stats)
 app.command()(admin.doctor)
 app.command()(evaluate.evaluate)

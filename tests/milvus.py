@@ -89,12 +89,20 @@ class Server:
         self.kill()
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def processes(self) -> list[int]:
+        """The bridge, the server and whatever they started, as numbered outside the namespaces."""
+        assert self._process is not None
+        found, pending = [], [self._process.pid]
+        while pending:
+            for task in Path(f"/proc/{pending.pop()}/task").iterdir():
+                children = [int(pid) for pid in (task / "children").read_text().split()]
+                found += children
+                pending += children
+        return found
+
     @property
     def _bridge(self) -> int:
-        """The process inside the namespaces, as it is numbered outside them."""
-        assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        return int(children.read_text().split()[0])
+        return self.processes()[0]
 
     def _said(self) -> str:
         logs = [self.home / "log", *self.home.glob("data/logs/milvus-std*.log")]

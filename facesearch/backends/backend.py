@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 class MovedError(BackendError):
-    """The vectors were replaced by newer ones since the state was read: read it again."""
+    """The vectors were changed since the state was read: read it again."""
 
 
 @dataclass(frozen=True, slots=True)

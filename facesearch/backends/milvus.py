@@ -233,13 +233,18 @@ class Milvus:
 
         Raises:
             IncompleteError: fewer are.
+            MovedError: fewer are, and something else is promised by now.
         """
         seen = self._count(self._name(state), level)
-        if seen < state.floor:
-            raise IncompleteError(
-                f"{self.where}: only {seen} of {state.floor} faces were searched, somebody could "
-                "be missed; wait until all nodes are back, then 'facesearch index verify'"
-            )
+        if seen >= state.floor:
+            return
+        held = self._held()
+        if held is None or held[1] != state:
+            raise MovedError(f"{self.where}: was changed meanwhile; run the command again")
+        raise IncompleteError(
+            f"{self.where}: only {seen} of {state.floor} faces were searched, somebody could be "
+            "missed; wait until all nodes are back, then 'facesearch index verify'"
+        )
 
     def _update(self, held: State, state: State, upserts: Iterable[FaceRows], removed: I64) -> None:
         """Bring the current Milvus collection to `state`."""

@@ -46,6 +46,9 @@ _FEW = 20_000
 _MOST_NAMED = 4096
 """Identities named in a filter at most; beyond, candidates of others are dropped here."""
 
+_TRIES = 5
+"""Times that a search is begun while another process changes what it searches."""
+
 T = TypeVar("T")
 
 
@@ -244,12 +247,13 @@ class RemoteIndex:
         return _View(state, mean, 0 if state is None else state.revision, nothing, none)
 
     def _settled(self, search: Callable[[_View], T]) -> T:
-        """What `search` finds; once more where the vectors were replaced meanwhile."""
-        try:
-            return search(self._seen)
-        except MovedError:
-            self.refresh()
-            return search(self._seen)
+        """What `search` finds; again where the server's vectors were changed meanwhile."""
+        for _ in range(_TRIES - 1):
+            try:
+                return search(self._seen)
+            except MovedError:
+                self.refresh()
+        return search(self._seen)
 
     def _matches(self, view: _View, vectors: F32, asked: _Asked) -> Matches:
         """The answer to `search` or `search_identities`."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
+from facesearch.backends import remote
 from facesearch.errors import FacesearchError, UsageError
 from facesearch.store.tables import CollectionRow
 from facesearch.values import F32
@@ -97,6 +98,19 @@ def test_filters(site: Files | Served) -> None:
     truth.check(found, queries, 4, distinct=False, faces=some)
 
 
+@pytest.mark.parametrize(
+    ("few", "named", "fetched"), [(0, 4096, 16_384), (0, 2, 16_384), (0, 2, 256)]
+)
+def test_filters_that_let_many_through(
+    site: Files | Served, monkeypatch: pytest.MonkeyPatch, few: int, named: int, fetched: int
+) -> None:
+    """By the server, by dropping what it names, and by comparing everything."""
+    monkeypatch.setattr(remote, "_FEW", few)
+    monkeypatch.setattr(remote, "_MOST_NAMED", named)
+    monkeypatch.setattr(remote, "_MOST_FETCHED", fetched)
+    test_filters(site)
+
+
 def test_more_wanted_than_there_are(site: Files | Served) -> None:
     queries = filled(site)
     site.build()
@@ -146,11 +160,12 @@ def test_another_reader_sees_a_rebuild(site: Files | Served) -> None:
     queries = filled(site)
     site.build()
     before = site.open()
-    site.library.remove([1, 2])
-    site.build()
-    found = before.search(queries, 5)  # opened before: answers as the store was, or as it is
-    assert (found.counts == 5).all()
-    check(site, queries)
+    for change in (site.push, site.build):
+        site.library.remove(sorted(site.library.truth.faces)[:2])
+        change()
+        found = before.search(queries, 5)  # opened before: answers as the store was, or as it is
+        assert (found.counts == 5).all()
+        check(site, queries)
 
 
 @pytest.mark.parametrize("k", [0, -1])

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from facesearch.settings import Settings
 
 
+READERS = 4
+"""Photos in hand a core: some are read while others are looked at together."""
+
+
 class Crew(Parts):
     """Parts, and the workers that bring photos in."""
 
@@ -64,16 +68,18 @@ class Crew(Parts):
 
         policy, limits = self.settings.ingest, self.settings.photos
         gate = Gate(policy.min_quality, policy.min_face)
-        film = FilmReader(self.extractor, embedder, gate, policy.video_every, limits, self.threads)
+        readers = READERS * self.threads
+        film = FilmReader(self._extract_bulk, embedder, gate, policy.video_every, limits, readers)
         with Shift(self.database, job, report) as shift:
             yield Worker(
                 self.database,
                 collection,
-                self._extract,
+                partial(self._extract, bulk=True),
                 embedder,
-                self.threads,
+                readers,
                 shift,
                 film,
+                policy.max_seconds,
                 gate,
                 progress,
             )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from facesearch.index.live import IndexStatus
     from facesearch.index.tune import Target, Tuning
     from facesearch.indexing import Problem
+    from facesearch.ingest.account import Account
     from facesearch.ingest.duplicates import Duplicates
     from facesearch.ingest.enroll import EnrolReport, Entry
     from facesearch.ingest.report import Report
@@ -140,6 +141,21 @@ class Engine(Crew):
         if report.faces:
             self._rebuild_if_due(target)
         return report
+
+    def account(self, report: Report, collection: str = DEFAULT) -> Account:
+        """What `ingest` did, for `facesearch.ingest.account` to write as a page."""
+        from facesearch.ingest.account import EXAMPLES, Account
+        from facesearch.store import summary
+
+        target = self.collection(collection)
+        return Account(
+            report,
+            self.job(report.job),
+            target.contract.name,
+            summary.states(self.database, target),
+            summary.causes(self.database, target, EXAMPLES),
+            self.duplicates(collection),
+        )
 
     def prune(
         self, sources: Iterable[str | os.PathLike[str]], collection: str = DEFAULT

@@ -130,6 +130,7 @@ CONFIG_TEMPLATE = """\
 # min_quality = 0.0           # 0 to 1; faces below are recorded as rejected, not stored
 # min_face = 0.0              # pixels; likewise
 # video_every = 0.5           # seconds between frames of a video
+# max_seconds = 120.0         # a file that takes longer is recorded as failed; 0: any time
 # gps = false                 # whether to store where photos were taken
 
 [index]

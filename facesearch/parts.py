@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from facesearch.identify.query import Query
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
 
@@ -43,6 +45,7 @@ class Parts:
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
         self._enrolled: dict[int, tuple[int, int]] = {}
+        self._loading = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -87,16 +90,34 @@ class Parts:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """Decode, detect, align: file bytes to aligned faces."""
-        from dataclasses import replace
-
+        """Decode, detect, align: file bytes to aligned faces. Ready at once, for a few photos."""
         from facesearch.faces.extract import Extractor
 
-        # a face that the policy stores must be found to begin with
+        return Extractor(self._detect_spec, self.settings.photos, gps=self.settings.ingest.gps)
+
+    @cached_property
+    def bulk_extractor(self) -> Extractor:
+        """`extractor` for very many photos, several times as many at once as there are cores."""
+        from facesearch.faces.device import pick_device
+        from facesearch.faces.extract import Extractor
+        from facesearch.faces.torch_yunet import TorchYuNet
+
+        embed = self.settings.embed
+        device = pick_device(embed.device)
+
+        def load(score: float) -> TorchYuNet:
+            return TorchYuNet(score, device, embed.precision, self.threads)
+
+        limits, gps = self.settings.photos, self.settings.ingest.gps
+        return Extractor(self._detect_spec, limits, gps=gps, load=load)
+
+    @property
+    def _detect_spec(self) -> DetectSpec:
+        """How faces are looked for: one that the policy stores must be found to begin with."""
+        from dataclasses import replace
+
         detect, least = self.settings.detect, self.settings.ingest.min_face
-        if least:
-            detect = replace(detect, min_face=min(detect.min_face, least))
-        return Extractor(detect, self.settings.photos, gps=self.settings.ingest.gps)
+        return replace(detect, min_face=min(detect.min_face, least)) if least else detect
 
     def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
         """An embedder, loaded once.
@@ -345,10 +366,23 @@ class Parts:
             self._enrolled[collection.id] = revision, count
         return self._enrolled[collection.id][1]
 
-    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
-        """A photo's aligned faces; or its sha256 alone where `known` says it is stored."""
+    def _extract(
+        self, path: str, known: Callable[[str], bool], *, bulk: bool = False
+    ) -> Extraction | str:
+        """A photo's aligned faces; or its sha256 alone where `known` says it is stored.
+
+        With `bulk`, for many threads at once.
+        """
         from facesearch.photos.place import read_place
 
         data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
-        return sha256 if known(sha256) else self.extractor(data, path)
+        if known(sha256):
+            return sha256
+        return (self._extract_bulk if bulk else self.extractor)(data, path, sha256)
+
+    def _extract_bulk(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
+        """`bulk_extractor` of a photo; it is loaded with the first."""
+        with self._loading:
+            extract = self.bulk_extractor
+        return extract(data, name, sha256)

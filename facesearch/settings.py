@@ -82,12 +82,15 @@ class IngestSettings:
         min_face: least shorter side of a face, pixels of the original photo.
         gps: whether to store where photos were taken, where they say so.
         video_every: seconds between the frames of a video that are looked at.
+        max_seconds: how long a photo may take to read, or a video between two such frames, until it
+            is recorded as failed; 0 for any time.
     """
 
     min_quality: float = 0.0
     min_face: float = 0.0
     gps: bool = False
     video_every: float = 0.5
+    max_seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values",),
     ("settings",),
     ("photos", "faces", "index", "store", "evaluate"),
-    ("library", "faces.extract", "ingest", "identify", "indexing", "backends"),
+    ("library", "faces.extract", "ingest", "identify", "indexing", "train", "backends"),
     ("parts",),
     ("crew",),
     ("engine",),

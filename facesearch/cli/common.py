@@ -102,6 +102,12 @@ def emit_line(value: object) -> None:
     sys.stdout.flush()
 
 
+def say_line(value: object) -> None:
+    """Tell programs of something, on stderr, as JSON on one line."""
+    sys.stderr.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    sys.stderr.flush()
+
+
 def say(text: str) -> None:
     """Talk for the user, on stderr."""
     typer.echo(printable(text), err=True)

@@ -83,11 +83,17 @@ app.command()(demo.demo)
 
 def main() -> None:
     """Run the command line; an error of ours is one line on stderr and an exit code."""
+    code: str | int | None = 0
     try:
         app()
+    except SystemExit as err:
+        code = err.code
     except FacesearchError as err:
         common.say("facesearch: " + str(err).replace("\n", "\\n"))
-        sys.exit(err.exit_code)
+        code = err.exit_code
+    if watch := sys.modules.get("facesearch.ingest.watch"):
+        watch.leave(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,10 @@ def ingest(
         Path | None,
         typer.Option(metavar="FILE", help="Keep figures there in Prometheus's text format."),
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Write a report there: .html or .md."),
+    ] = None,
     min_face: Annotated[
         float | None,
         typer.Option(help="Least shorter side of a face stored, in pixels; others are rejected."),
@@ -92,8 +96,9 @@ def ingest(
     and the work is shared; each file is read once.
 
     Bad files are recorded with a reason (see 'failures') and the rest goes on; then the exit code
-    is 3.
+    is 3. With --json, what happens is told on stderr meanwhile, one JSON object a line.
     """
+    from facesearch.ingest import account
     from facesearch.ingest.listed import paths_from
 
     named = [source for source in sources or () if source != STDIN]
@@ -102,6 +107,8 @@ def ingest(
         raise UsageError("name photos or folders to ingest, or a list of paths with --from")
     if lists and (rescan or prune):
         raise UsageError("--rescan and --prune look into folders and archives; leave the list out")
+    if page is not None:
+        account.require_suffix(page)
     with common.open_engine(
         library,
         embed_model=model,
@@ -112,7 +119,8 @@ def ingest(
         ingest_video_every=video_every,
     ) as engine:
         try:
-            with Progress("ingest", () if lists else named, metrics) as progress:
+            counted = () if lists else named
+            with Progress("ingest", counted, metrics, common.wants_json(json)) as progress:
                 report = engine.ingest(
                     named,
                     collection,
@@ -123,7 +131,8 @@ def ingest(
                     progress=progress,
                 )
         except KeyboardInterrupt as err:
-            say("stopped; what was read is stored. Run the same command again to go on.")
+            if not common.wants_json(json):
+                say("stopped; what was read is stored. Run the same command again to go on.")
             raise typer.Exit(130) from err
         if prune and (gone := engine.gone(named, collection)):
             question = f"delete the faces of {gone} files that are gone? Faces enrolled stay."
@@ -131,6 +140,8 @@ def ingest(
                 removed, kept = engine.prune(named, collection)
                 report.faces_removed += removed
                 report.enrolled_kept += kept
+        if page is not None:
+            account.write(engine.account(report, collection), page)
     if common.wants_json(json):
         emit(report)
     else:
@@ -192,7 +203,7 @@ def enroll(
         target = [Entry(os.path.abspath(source), person, FaceChoice(ordinal=face))]
     with (
         common.open_engine(library, embed_model=model, embed_device=device) as engine,
-        Progress("enroll") as progress,
+        Progress("enroll", events=common.wants_json(json)) as progress,
     ):
         report = engine.enroll(target, collection, move=move, from_xmp=from_xmp, progress=progress)
     if common.wants_json(json):

@@ -1,4 +1,4 @@
-"""How an ingestion is getting on: a live line, log lines, a file of metrics."""
+"""How an ingestion is getting on: a live line, log lines, events, a file of metrics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Self
 
 from facesearch.cli import common
 from facesearch.errors import UsageError
+from facesearch.values import JSONValue
 
 if TYPE_CHECKING:
     from facesearch.ingest.report import Report
 
 LOG_S = 10.0
 """Seconds between two lines, where stderr is not a terminal."""
+EVENT_S = 1.0
+"""Seconds between two events that tell of progress."""
 METRICS_S = 5.0
 """Seconds between two versions of the file of metrics."""
 WINDOW_S = 60.0
@@ -28,25 +31,35 @@ WINDOW_S = 60.0
 class Progress:
     """Tells how an ingestion is getting on; call it with every new report.
 
-    On a terminal, one live line on stderr; elsewhere a line of log every `LOG_S`.
+    On a terminal, one live line on stderr; elsewhere a line of log every `LOG_S`; or events, a JSON
+    object a line: "start", "progress" every `EVENT_S`, "failure" with each of the first failures,
+    and "end" with what became of it.
 
     Args:
         verb: what is being done.
         sources: counted beside the work, for the time left; none: that is not told.
         metrics: a file to keep in Prometheus's text format, for its node exporter; or None.
+        events: whether to tell events instead of lines.
 
     Raises:
         UsageError: the file of metrics cannot be written.
     """
 
     def __init__(
-        self, verb: str, sources: Sequence[Path] = (), metrics: Path | None = None
+        self,
+        verb: str,
+        sources: Sequence[Path] = (),
+        metrics: Path | None = None,
+        events: bool = False,
     ) -> None:
         from rich.console import Console
 
         console = Console(stderr=True)
         self._verb = verb
-        self._status = console.status(f"{verb} ...") if console.is_terminal else None
+        live = console.is_terminal and not events
+        self._status = console.status(f"{verb} ...") if live else None
+        self._events = events
+        self._told: set[str] = set()
         self._metrics = metrics
         self._began = self._logged = self._written = time.monotonic()
         self._samples: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
@@ -58,6 +71,8 @@ class Progress:
     def __enter__(self) -> Self:
         if self._status:
             self._status.__enter__()
+        if self._events:
+            self._tell("start")
         return self
 
     def __exit__(
@@ -72,6 +87,10 @@ class Progress:
             self._status.__exit__(kind, value, trace)
         if self._metrics:
             self._write(running=False)
+        if self._events:
+            stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+            state = "stopped" if stopped else "failed" if kind else "done"
+            self._tell("end", state=state, detail=str(value or ""), **self.figures())
 
     def __call__(self, report: Report) -> None:
         """Tell of a report, newer than the last."""
@@ -82,6 +101,11 @@ class Progress:
             self._samples.popleft()
         if self._status:
             self._status.update(self.line())
+        elif self._events:
+            self._tell_failures(report)
+            if now - self._logged >= EVENT_S:
+                self._logged = now
+                self._tell("progress", **self.figures())
         elif now - self._logged >= LOG_S:
             self._logged = now
             common.say(self.line())
@@ -101,8 +125,8 @@ class Progress:
         report = self._report
         if report is None:
             return f"{self._verb} ..."
-        files, photos, faces = self.rates()
-        total = self._total.found if self._total else None
+        _, photos, faces = self.rates()
+        total, left = self.left()
         of = f" of {total}" if total is not None else ""
         parts = [
             f"{self._verb}: {report.settled}{of} files",
@@ -111,19 +135,51 @@ class Progress:
             f"{report.duplicates} duplicates",
             f"{report.failed} failed",
         ]
-        if total is not None and files > 0:
-            parts.append(f"{_duration(max(0, total - report.settled) / files)} left")
+        if report.reading or report.ready:
+            parts.append(f"queues {report.reading} to read, {report.ready} to store")
+        if left is not None:
+            parts.append(f"{_duration(left)} left")
         return ", ".join(parts)
+
+    def left(self) -> tuple[int | None, float | None]:
+        """How many files there are in all, and the seconds left; None where that is not known."""
+        total = self._total.found if self._total else None
+        files = self.rates()[0]
+        if total is None or self._report is None or files <= 0:
+            return total, None
+        return total, max(0, total - self._report.settled) / files
+
+    def figures(self) -> dict[str, JSONValue]:
+        """All numbers there are; null for those that are not known."""
+        files, photos, faces = self.rates()
+        total, left = self.left()
+        return {
+            **(self._report.counts() if self._report else {}),
+            "seconds": round(time.monotonic() - self._began, 3),
+            "files_per_second": round(files, 3),
+            "photos_per_second": round(photos, 3),
+            "faces_per_second": round(faces, 3),
+            "files_found": total,
+            "seconds_left": None if left is None else round(left, 1),
+        }
+
+    def _tell(self, event: str, **fields: JSONValue) -> None:
+        common.say_line(
+            {"event": event, "command": self._verb, "time": round(time.time(), 3), **fields}
+        )
+
+    def _tell_failures(self, report: Report) -> None:
+        for failure in report.failures:
+            if failure.path not in self._told:
+                self._told.add(failure.path)
+                what = {"reason": failure.reason, "detail": failure.detail}
+                self._tell("failure", path=failure.path, **what)
 
     def _write(self, *, running: bool) -> None:
         """Replace the file of metrics, so that a reader never sees half of it."""
         assert self._metrics is not None
-        _, photos, faces = self.rates()
         values = {
-            **(self._report.counts() if self._report else {}),
-            "seconds": round(time.monotonic() - self._began, 3),
-            "photos_per_second": round(photos, 3),
-            "faces_per_second": round(faces, 3),
+            **{name: value for name, value in self.figures().items() if value is not None},
             "running": int(running),
             "updated_timestamp_seconds": round(time.time(), 3),
         }

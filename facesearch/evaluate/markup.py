@@ -71,6 +71,11 @@ def _cell(text: str) -> str:
     return f"<td>{escape(first)}" + (f"<small>{escape(second)}</small>" if second else "") + "</td>"
 
 
+def plain(tables: str) -> str:
+    """Tables of words rather than numbers: their columns begin at the left."""
+    return f'<div class="words">{tables}</div>'
+
+
 def figure(text: str, picture: str | None) -> str:
     """A picture with a line below it; an empty box where there is none."""
     image = (

@@ -370,3 +370,40 @@ def _svg(title: str, about: str, height: float, parts: Sequence[str], lift: int 
         f'aria-labelledby="{name}-t {name}-d"><title id="{name}-t">{escape(title)}</title>'
         f'<desc id="{name}-d">{escape(about)}</desc>{"".join(parts)}</svg>'
     )
+
+
+_STYLE = (
+    "svg{--ink:#1c2128;--soft:#59636e;--rule:#d8dde3;--paper:#fff;--c0:#1f6fb2;--c1:#c4501b;"
+    "--c2:#2c8a4b;--c3:#8e5ea2;--c4:#a87400;--c5:#4d4d4d;--c6:#00868b;--c7:#b5317e;"
+    "--alarm:#b3261e;font-family:system-ui,'DejaVu Sans',sans-serif}"
+    "text{font-size:13px;fill:var(--ink)}text.tick{font-size:12px;fill:var(--soft)}"
+    ".grid{stroke:var(--rule)}.axis{stroke:var(--soft);fill:none}"
+    ".line{fill:none;stroke-width:2;stroke-linejoin:round;stroke:var(--c)}"
+    ".fill{fill:var(--c)}.band{fill:var(--c);opacity:.18}"
+    ".mark{stroke:var(--alarm);stroke-dasharray:4 3}.lead{stroke:var(--alarm)}"
+    ".dot{fill:var(--paper);stroke:var(--alarm);stroke-width:2.5}"
+    + "".join(f".s{n}{{--c:var(--c{n})}}" for n in range(COLOURS))
+)
+
+
+def standalone(plots: Sequence[str]) -> str:
+    """Plots below each other as one SVG file, on white, with the colours of the page's light form.
+
+    Args:
+        plots: what `chart` or `bars` gave.
+    """
+    parts, y = [], 0.0
+    for plot in plots:
+        sized = re.match(r'<svg viewBox="0 \S+ \d+ (\d+)"', plot)
+        if sized is None:
+            raise ValueError("not a plot of this module")
+        height = float(sized[1])
+        place = f'<svg x="0" y="{y:.0f}" width="{WIDTH}" height="{height:.0f}"'
+        parts.append(plot.replace("<svg", place, 1))
+        y += height + 12
+    height = max(1.0, y)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" '
+        f'viewBox="0 0 {WIDTH} {height:.0f}"><style>{_STYLE}</style>'
+        f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )

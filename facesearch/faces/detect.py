@@ -15,7 +15,9 @@ docs/detection.md has the measurements.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -45,8 +47,18 @@ TILT = 2.0
 """How much further than the first looks say a face is turned upright. YuNet's landmarks show only
 0.37 of a head's tilt; undoing all of it (2.7) would enlarge their noise as much."""
 
+MOST_FACES = 64
+"""Candidates cut out at once."""
+
 _EXPECTED = (TEMPLATE - TEMPLATE.mean(axis=0)) * LOOK_SCALE + LOOK_SIDE / 2
 _EYES = float(np.linalg.norm(_EXPECTED[1] - _EXPECTED[0]))
+
+
+class Finder(Protocol):
+    """YuNet, in whichever library."""
+
+    def find(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.floating]]:
+        """The faces in each picture, (N, 15): see `yunet.YuNet.find`."""
 
 
 class Detector:
@@ -54,14 +66,15 @@ class Detector:
 
     Args:
         spec: scales, confidence, overlap and smallest face.
+        load: gives YuNet for a least confidence; the default runs it through OpenCV.
 
     Raises:
         ModelError: the bundled weights are missing or damaged.
     """
 
-    def __init__(self, spec: DetectSpec) -> None:
+    def __init__(self, spec: DetectSpec, load: Callable[[float], Finder] = YuNet) -> None:
         self._spec = spec
-        self._yunet = YuNet(min(CANDIDATE, spec.score))
+        self._yunet = load(min(CANDIDATE, spec.score))
 
     @property
     def wanted(self) -> int:
@@ -75,9 +88,8 @@ class Detector:
             N faces, none nearer to another than the spec allows. A score is the mean confidence of
             the four second looks.
         """
-        found = self._first_look(photo.pixels)
-        seen = [self._second_look(photo.pixels, row) for row in found]
-        rows = self._distinct(np.array(seen, np.float64).reshape(-1, 15))
+        levels = self._levels(photo.pixels)
+        rows = self._distinct(self._second_look(levels, self._first_look(levels)))
         points = photo.to_original(rows[:, :14].reshape(-1, 7, 2))
         boxes = points[:, :2].reshape(-1, 4)
         large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= self._spec.min_face
@@ -88,70 +100,147 @@ class Detector:
             np.ascontiguousarray(rows[kept, 14], np.float32),
         )
 
-    def _first_look(self, pixels: Pixels) -> NDArray[np.float64]:
-        """(N, 15) distinct candidates of all scales, best first, in pixels of `pixels`."""
-        height, width = pixels.shape[:2]
-        longer = max(height, width)
-        found, small = [], pixels
-        for size in scales(longer, self._spec.sizes):
-            wanted = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
-            if wanted != (width, height):
-                resized = cv2.resize(small, wanted, interpolation=cv2.INTER_AREA)
-                small = np.asarray(resized, np.uint8)
-            rows = self._find(small)
-            back = np.array([width, height]) / wanted
+    def _levels(self, pixels: Pixels) -> list[Level]:
+        """A photo as it is decoded, and at every scale it is looked at, largest first."""
+        levels = [Level(pixels, np.ones(2))]
+        for size in scales(max(pixels.shape[:2]), self._spec.sizes):
+            levels.append(levels[-1].shrunk(size))
+        return levels
+
+    def _first_look(self, levels: Sequence[Level]) -> NDArray[np.float64]:
+        """(N, 15) distinct candidates of all scales, best first, in pixels of the first level."""
+        found = []
+        for level, rows in zip(
+            levels[1:], self._find([one.pixels for one in levels[1:]]), strict=True
+        ):
             points = rows[:, :14].reshape(-1, 7, 2)
-            rows[:, :14] = ((points + 0.5) * back - 0.5).reshape(-1, 14)
+            rows[:, :14] = ((points + 0.5) / level.factor - 0.5).reshape(-1, 14)
             found.append(rows)
         return self._distinct(np.concatenate(found))
 
-    def _second_look(self, pixels: Pixels, row: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A candidate, (15,) in pixels of `pixels`, as it is seen cut out and upright.
+    def _second_look(
+        self, levels: Sequence[Level], rows: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Candidates, (N, 15) in pixels of the first level, as they are seen cut out and upright.
 
-        Two looks correct where it is and how it is tilted; four more say what counts.
+        Two looks correct where each is and how it is tilted; four more say what counts.
         """
-        first = row[4:14].reshape(5, 2)
-        seen = self._looked_at(pixels, first, (0,), FAR)
-        if seen[14] == 0:
-            return np.append(row[:14], 0.0)
-        better = turned_on(first, seen[4:14].reshape(5, 2), TILT)
-        return self._looked_at(pixels, better, (0, STRIDE // 2), NEAR)
+        seen = rows.copy()
+        for part in range(0, len(rows), MOST_FACES):
+            some = slice(part, part + MOST_FACES)
+            first = rows[some, 4:14].reshape(-1, 5, 2)
+            again = self._looked_at(levels, first, (0,), FAR)
+            there = again[:, 14] > 0
+            seen[some, 14] = 0.0
+            better = turned_on(first[there], again[there, 4:14].reshape(-1, 5, 2), TILT)
+            at = part + np.flatnonzero(there)
+            seen[at] = self._looked_at(levels, better, (0, STRIDE // 2), NEAR)
+        return seen
 
     def _looked_at(
         self,
-        pixels: Pixels,
+        levels: Sequence[Level],
         landmarks: NDArray[np.float64],
         shifts: tuple[int, ...],
         reach: float,
     ) -> NDArray[np.float64]:
-        """The face near `landmarks`, (15,) in pixels of `pixels`, on average of several looks.
+        """The faces near (N, 5, 2) `landmarks`, (N, 15), each on average of several looks.
 
         Each shift on the grid is looked at as it is and mirrored. A look that finds no face within
-        reach counts as confidence 0.
+        reach counts as confidence 0; where none does, the row is of zeros.
         """
-        upright = umeyama(landmarks[None], _EXPECTED)[0]
-        looks = []
+        uprights = umeyama(landmarks, _EXPECTED)
+        squares = [s for upright in uprights for s in _squares(levels, upright, shifts)]
+        looks = iter(self._find(squares))
+        return np.array([self._mean_look(u, looks, shifts, reach) for u in uprights]).reshape(
+            -1, 15
+        )
+
+    def _mean_look(
+        self,
+        upright: NDArray[np.float64],
+        looks: Iterator[NDArray[np.float64]],
+        shifts: tuple[int, ...],
+        reach: float,
+    ) -> NDArray[np.float64]:
+        """What the next looks, two a shift, say of the face that `upright` maps to its square."""
+        near = []
         for shift in shifts:
-            square = cut(pixels, upright + np.array([[0, 0, shift]]), LOOK_SIDE)
-            mirrored = np.asarray(cv2.flip(square, 1), np.uint8)
-            for rows in (self._find(square), unmirrored(self._find(mirrored), LOOK_SIDE)):
+            for rows in (next(looks), unmirrored(next(looks), LOOK_SIDE)):
+                if not len(rows):
+                    continue
                 rows[:, :14] -= shift
                 off = np.linalg.norm(rows[:, 4:14].reshape(-1, 5, 2) - _EXPECTED, axis=2)
-                near = off.mean(axis=1)
-                if near.min(initial=np.inf) <= reach * _EYES:
-                    looks.append(rows[near.argmin()])
-        if not looks:
+                off = off.mean(axis=1)
+                if off.min() <= reach * _EYES:
+                    near.append(rows[off.argmin()])
+        if not near:
             return np.zeros(15)
-        mean = np.mean(looks, axis=0)
-        mean[14] *= len(looks) / (2 * len(shifts))
+        mean = np.mean(near, axis=0)
+        mean[14] *= len(near) / (2 * len(shifts))
         return turned(mean, np.asarray(cv2.invertAffineTransform(upright), np.float64))
 
-    def _find(self, pixels: Pixels) -> NDArray[np.float64]:
-        return self._yunet.find(pixels).astype(np.float64)
+    def _find(self, pictures: Sequence[Pixels]) -> list[NDArray[np.float64]]:
+        return [rows.astype(np.float64) for rows in self._yunet.find(pictures)]
 
     def _distinct(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         rows = rows[np.argsort(-rows[:, 14], kind="stable")]
         return rows[distinct(rows[:, :4], self._spec.iou)]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A photo at one scale.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        factor: (x, y) size of a pixel of the photo as it was decoded, in pixels of this level.
+    """
+
+    pixels: Pixels
+    factor: NDArray[np.float64]
+
+    def shrunk(self, longer: int) -> Level:
+        """The level whose longer side is about that many pixels; itself if it is not larger.
+
+        Halved as long as it can be, which is cheap and loses nothing, then sampled.
+        """
+        pixels, factor = self.pixels, self.factor
+        while max(pixels.shape[:2]) >= 2 * longer and min(pixels.shape[:2]) >= 2:
+            height, width = (side // 2 for side in pixels.shape[:2])
+            even = pixels[: 2 * height, : 2 * width]
+            pixels = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA))
+            factor = factor / 2
+        height, width = pixels.shape[:2]
+        size = np.maximum(1, np.round(np.array([width, height]) * longer / max(width, height)))
+        if size.max() < max(width, height):
+            pixels = np.asarray(cv2.resize(pixels, size.astype(int).tolist()))
+            factor = factor * size / (width, height)
+        return Level(np.asarray(pixels, np.uint8), factor)
+
+
+def _squares(
+    levels: Sequence[Level], upright: NDArray[np.float64], shifts: tuple[int, ...]
+) -> Iterator[Pixels]:
+    """A face cut out, upright, at each shift on the grid, as it is and mirrored.
+
+    Args:
+        levels: the photo, largest first; the smallest in which the face is not enlarged is used.
+        upright: (2, 3) map from the first level to a square with side `LOOK_SIDE`.
+        shifts: pixels, right and down.
+    """
+    size = math.hypot(upright[0, 0], upright[1, 0])
+    level = next((one for one in levels[::-1] if one.factor.min() >= size), levels[0])
+    # from the level to the first: p -> (p + 0.5) / factor - 0.5
+    linear = upright[:, :2] / level.factor
+    matrix = np.column_stack([linear, upright[:, 2] + (linear - upright[:, :2]) @ (0.5, 0.5)])
+    largest = max(shifts)
+    whole = cut(level.pixels, matrix + np.array([[0, 0, largest]]), LOOK_SIDE + largest)
+    for shift in shifts:
+        at = largest - shift
+        square = np.ascontiguousarray(whole[at : at + LOOK_SIDE, at : at + LOOK_SIDE])
+        yield square
+        yield np.asarray(cv2.flip(square, 1), np.uint8)
 
 
 def scales(longer: int, sizes: Iterable[int]) -> list[int]:
@@ -210,9 +299,11 @@ def turned(row: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.
 def turned_on(
     before: NDArray[np.float64], after: NDArray[np.float64], gain: float
 ) -> NDArray[np.float64]:
-    """Landmarks `after`, (5, 2), turned about their middle to `gain` times their turn so far."""
-    turn = umeyama(before[None], after)[0]
-    angle = math.atan2(turn[1, 0], turn[0, 0]) * (gain - 1)
-    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    middle = after.mean(axis=0)
-    return np.asarray((after - middle) @ rotation.T + middle)
+    """Landmarks `after`, (N, 5, 2), each turned about their middle to `gain` times their turn."""
+    turns = np.array([umeyama(b[None], a)[0] for b, a in zip(before, after, strict=True)])
+    turns = turns.reshape(-1, 2, 3)
+    angles = np.arctan2(turns[:, 1, 0], turns[:, 0, 0]) * (gain - 1)
+    cos, sin = np.cos(angles), np.sin(angles)
+    rotations = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1)
+    middles = after.mean(axis=1, keepdims=True)
+    return np.asarray((after - middles) @ rotations.transpose(0, 2, 1) + middles)

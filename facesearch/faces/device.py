@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -102,3 +104,19 @@ def pick_batch(device: torch.device, dtype: torch.dtype, wanted: int) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return max(1, min(MOST_AT_ONCE, free // 2 // BYTES_A_FACE))
     return 64
+
+
+def single_core_threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads whose torch operations use one core each."""
+    all_started = threading.Barrier(count)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread's first call takes over the process's setting
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    pool = ThreadPoolExecutor(count, name, initializer=start)
+    before = torch.get_num_threads()
+    list(pool.map(abs, range(count)))
+    torch.set_num_threads(before)  # what threads started later take over
+    return pool

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.faces.align import align, to_crops
-from facesearch.faces.detect import Detector
+from facesearch.faces.detect import Detector, Finder
 from facesearch.faces.quality import Measures, measure
+from facesearch.faces.yunet import YuNet
 from facesearch.photos.decode import decode
 from facesearch.photos.metadata import blocks, position, taken_at
 from facesearch.photos.phash import phash
@@ -48,17 +50,24 @@ class Extractor:
         detect: how faces are looked for.
         limits: what a photo may cost.
         gps: whether to tell where a photo was taken.
+        load: gives YuNet for a least confidence; the default is for a few photos.
 
     Raises:
         ModelError: the detector's weights are missing or damaged.
     """
 
-    def __init__(self, detect: DetectSpec, limits: PhotoLimits, gps: bool = False) -> None:
-        self._detector = Detector(detect)
+    def __init__(
+        self,
+        detect: DetectSpec,
+        limits: PhotoLimits,
+        gps: bool = False,
+        load: Callable[[float], Finder] = YuNet,
+    ) -> None:
+        self._detector = Detector(detect, load)
         self._limits = limits
         self._gps = gps
 
-    def __call__(self, data: bytes, name: str) -> Extraction:
+    def __call__(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
         """The faces of a photo.
 
         A large JPEG is decoded at a reduced scale; only if a face in it has too few pixels for a
@@ -67,18 +76,19 @@ class Extractor:
         Args:
             data: the file.
             name: its path, for messages.
+            sha256: of the file, where it is known.
 
         Raises:
             PhotoError: the photo cannot be read.
         """
-        photo = decode(data, name, self._limits, self._detector.wanted)
+        photo = decode(data, name, self._limits, self._detector.wanted, sha256)
         detections = self._detector.detect(photo)
         wanted = finer(photo, detections)
         exif = blocks(data)[0]
         where = position(exif) if self._gps else None
         facts = PhotoFacts(phash(photo.pixels), taken_at(exif), where)
         if wanted is not None:
-            photo = decode(data, name, self._limits, wanted)
+            photo = decode(data, name, self._limits, wanted, photo.sha256)
         crops = align(photo, detections)
         return Extraction(
             name,

@@ -69,16 +69,28 @@ class OpaqueBody(nn.Module):
 def to_onednn(network: Network, dtype: torch.dtype) -> None:
     """Rewrite a folded network, in place, to compute in `dtype` (float32, bfloat16) on the CPU."""
     opaque = isinstance(network, SFace)
+    rewrite(network.body, dtype, opaque=opaque)
+    if opaque:
+        network.body = OpaqueBody(network.body)
     with torch.no_grad():
-        for module in list(network.body.modules()):
+        network.fc.to(dtype)
+
+
+def rewrite(body: nn.Module, dtype: torch.dtype, *, opaque: bool) -> None:
+    """Rewrite the convolutions and PReLUs of a body, in place, for oneDNN.
+
+    Args:
+        body: without batch norms right after convolutions.
+        dtype: float32 or bfloat16.
+        opaque: its tensors will be in oneDNN's own layout.
+    """
+    with torch.no_grad():
+        for module in list(body.modules()):
             for name, layer in list(module.named_children()):
                 if isinstance(layer, nn.Conv2d):
                     setattr(module, name, Convolution(layer, dtype, opaque=opaque))
                 elif isinstance(layer, nn.PReLU):
                     setattr(module, name, OpaquePReLU(layer, dtype) if opaque else layer.to(dtype))
-        if opaque:
-            network.body = OpaqueBody(network.body)
-        network.fc.to(dtype)
 
 
 def round_keeping_sums(weight: Tensor, dtype: torch.dtype) -> Tensor:

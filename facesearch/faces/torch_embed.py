@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import cast
@@ -67,7 +65,11 @@ class TorchEmbedder:
         self._network = network
         self._batch = devices.pick_batch(device, self.dtype, spec.batch)
         self._threads = devices.cpu_threads(spec.threads)
-        self._pool = _single_core_threads(self._threads) if device.type == "cpu" else None
+        self._pool = (
+            devices.single_core_threads(self._threads, "facesearch-embed")
+            if device.type == "cpu"
+            else None
+        )
 
     def embed(self, crops: Crops) -> Embeddings:
         """Unit vectors of aligned faces.
@@ -124,22 +126,6 @@ class TorchEmbedder:
             x = (x.float() - self._preprocessing.mean) / self._preprocessing.scale
             x = x.to(self.dtype).contiguous(memory_format=self._format)
             return cast("Tensor", self._network(x)).float()
-
-
-def _single_core_threads(count: int) -> ThreadPoolExecutor:
-    """Threads whose torch operations use one core each."""
-    all_started = threading.Barrier(count)
-
-    def start() -> None:
-        torch.get_num_threads()  # a thread's first call takes over the process's setting
-        torch.set_num_threads(1)
-        all_started.wait()
-
-    pool = ThreadPoolExecutor(count, "embed", initializer=start)
-    before = torch.get_num_threads()
-    list(pool.map(abs, range(count)))
-    torch.set_num_threads(before)  # what threads started later take over
-    return pool
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,21 @@ class YuNet:
         cv2.setNumThreads(1)
         self._network()
 
-    def find(self, pixels: Pixels) -> F32:
-        """The faces in a picture.
+    def find(self, pictures: Sequence[Pixels]) -> list[F32]:
+        """The faces in each picture.
 
         Args:
-            pixels: (H, W, 3) uint8 BGR.
+            pictures: (H, W, 3) uint8 BGR each.
 
         Returns:
-            (N, 15) float32: box x1 y1 x2 y2; five landmarks x y in the order of
-            `values.Detections`; confidence. In pixels of `pixels`, where (0, 0) is the middle of
+            (N, 15) float32 each: box x1 y1 x2 y2; five landmarks x y in the order of
+            `values.Detections`; confidence. In pixels of the picture, where (0, 0) is the middle of
             the first. Finds that cannot be a face (not finite, no area, landmarks in one spot) are
             left out.
         """
+        return [self._find(picture) for picture in pictures]
+
+    def _find(self, pixels: Pixels) -> F32:
         network = self._network()
         network.setInputSize((pixels.shape[1], pixels.shape[0]))
         found: Any = network.detect(pixels)[1]

@@ -33,6 +33,8 @@ class Report:
         failed: number of files that could not be processed.
         failures: the first `MAX_FAILURES` of them; the ledger has all.
         ignored: files passed over in folders because they are not photos, by suffix.
+        reading: files in hand that are being read, or wait for it, now.
+        ready: files read that wait to be embedded and stored, now.
         workers: processes that worked on it.
         seconds: wall time.
     """
@@ -57,6 +59,8 @@ class Report:
     failed: int = 0
     failures: list[Failure] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
+    reading: int = 0
+    ready: int = 0
     workers: int = 1
     seconds: float = 0.0
 

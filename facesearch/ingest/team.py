@@ -16,6 +16,7 @@ from multiprocessing.synchronize import Event
 from typing import Protocol
 
 from facesearch.errors import FacesearchError
+from facesearch.ingest import watch
 from facesearch.ingest.report import Report, together
 
 STOP_S = 60.0
@@ -143,6 +144,7 @@ def _live(member: Member, channel: Connection, stop: Event) -> None:
         channel.send(FacesearchError(f"a worker failed: {type(err).__name__}: {err} ({where})"))
     finally:
         channel.close()
+        watch.leave(0)
 
 
 def _sendable(err: FacesearchError) -> FacesearchError:

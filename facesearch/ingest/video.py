@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from facesearch.errors import PhotoError, UsageError
@@ -11,6 +10,7 @@ from facesearch.faces.boxes import overlap
 from facesearch.faces.embedder import Embedder
 from facesearch.faces.extract import Extraction
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
+from facesearch.ingest.watch import WatchedPool
 from facesearch.ingest.worker import bounded_map
 from facesearch.photos.video import frame_path, sampled
 from facesearch.settings import PhotoLimits
@@ -110,25 +110,38 @@ class FilmReader:
         if not self.every > 0:
             raise UsageError(f"ingest.video_every = {self.every:g}: it must be above zero")
 
-    def __call__(self, video: FileStamp) -> list[Outcome]:
-        """The frames that are kept, and what became of the video; to be stored together."""
+    def __call__(self, video: FileStamp, alive: Callable[[], None]) -> list[Outcome]:
+        """The frames that are kept, and what became of the video; to be stored together.
+
+        Args:
+            video: the file.
+            alive: called with every frame.
+        """
         tracks, frames = Tracks(), dict[float, Extracted]()
         try:
-            self._follow(video, tracks, frames)
+            self._follow(video, alive, tracks, frames)
         except PhotoError as err:  # what was seen before the damage is kept
             return [*_kept(tracks, frames), Failed(video, err.reason, err.detail)]
         return [*_kept(tracks, frames), Container(video, len(tracks.all))]
 
-    def _follow(self, video: FileStamp, tracks: Tracks, frames: dict[float, Extracted]) -> None:
+    def _follow(
+        self,
+        video: FileStamp,
+        alive: Callable[[], None],
+        tracks: Tracks,
+        frames: dict[float, Extracted],
+    ) -> None:
         """Fill `tracks`, and `frames` with those that hold somebody's best shot so far."""
 
         def one(sample: tuple[float, bytes]) -> tuple[float, Extraction]:
             seconds, data = sample
             return seconds, self.extract(data, frame_path(video.path, seconds))
 
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="facesearch-video") as pool:
+        pool = WatchedPool[tuple[float, bytes]](self.threads, 0, lambda sample, limit: None)
+        try:
             samples = sampled(video.path, self.every, self.limits)
             for seconds, found in bounded_map(pool, one, samples, 2 * self.threads):
+                alive()
                 if not len(found.detections):
                     continue
                 embedded = self.embedder().embed(found.crops)
@@ -138,6 +151,8 @@ class FilmReader:
                 wanted = {track.shot[0] for track in tracks.all}
                 for old in [s for s in frames if s not in wanted]:
                     del frames[old]
+        finally:
+            pool.shutdown()
 
 
 def _kept(tracks: Tracks, frames: dict[float, Extracted]) -> list[Extracted]:

@@ -27,6 +27,7 @@ from facesearch.faces.extract import Extraction
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
+from facesearch.ingest.watch import WatchedPool
 from facesearch.photos import place
 from facesearch.photos.video import is_video
 from facesearch.store import leases, ledger
@@ -45,7 +46,7 @@ from facesearch.store.outcomes import (
 from facesearch.store.tables import now
 from facesearch.values import Crops, Embeddings, Failure
 
-WINDOW = 16
+WINDOW = 4
 """Photos in flight a worker thread."""
 BATCH_FACES = 64
 """Faces embedded and written together."""
@@ -119,7 +120,10 @@ class Worker:
             for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
-        film: a video to its outcome and those of its frames that are kept.
+        film: a video to its outcome and those of its frames that are kept; calls its second
+            argument with every frame.
+        limit_s: how long a photo may take, or a video between two frames, until it is given up;
+            0 for any time.
         gate: which faces are stored.
         progress: called with the report so far, after every batch and every few hundred files.
     """
@@ -130,7 +134,8 @@ class Worker:
     embedder: Callable[[], Embedder]
     threads: int
     shift: Shift
-    film: Callable[[FileStamp], list[Outcome]]
+    film: Callable[[FileStamp, Callable[[], None]], list[Outcome]]
+    limit_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
 
@@ -152,7 +157,7 @@ class Worker:
                 before stands, and running again goes on from there.
         """
         started = time.monotonic()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="facesearch-extract")
+        pool = WatchedPool[Work](self.threads, self.limit_s, _overdue)
         others = _Others()
         try:
             self._process(pool, self._to_do(paths, report, plan, others), report, plan, others)
@@ -162,13 +167,13 @@ class Worker:
                 if others.holding and not mine:
                     time.sleep(POLL_SECONDS)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
             report.seconds += time.monotonic() - started
         return report
 
     def _process(
         self,
-        pool: ThreadPoolExecutor,
+        pool: WatchedPool[Work],
         work: Iterable[Work],
         report: Report,
         plan: Plan,
@@ -178,18 +183,21 @@ class Worker:
         pending: list[Outcome | tuple[FileStamp, Extraction]] = []
         faces, since = 0, time.monotonic()
         try:
-            one = partial(self._one, plan=plan)
-            photos = self._photos(work, report, plan, others)
-            for item in bounded_map(pool, one, photos, WINDOW * self.threads):
+            one = partial(self._one, pool=pool, plan=plan)
+            photos = _Counted(self._photos(pool, work, report, plan, others))
+            for done, item in enumerate(bounded_map(pool, one, photos, WINDOW * self.threads), 1):
                 pending.append(item)
+                report.reading = pool.depth
+                report.ready = max(0, photos.count - done - report.reading) + len(pending)
                 faces += len(item[1].detections) if isinstance(item, tuple) else 0
                 full = faces >= BATCH_FACES or len(pending) >= BATCH_FILES
                 if full or time.monotonic() - since > BATCH_SECONDS:
                     self._flush(pending, report, others)
                     pending, faces, since = [], 0, time.monotonic()
+            report.reading = report.ready = 0
             self._flush(pending, report, others)
         except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
             self._flush(pending, report, others)
             raise
 
@@ -238,14 +246,25 @@ class Worker:
         return mine
 
     def _photos(
-        self, work: Iterable[Work], report: Report, plan: Plan, others: _Others
+        self,
+        pool: WatchedPool[Work],
+        work: Iterable[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
     ) -> Iterator[Work]:
         """The work but for videos, which are done here and now, each in one transaction."""
+
+        def film(item: Work) -> list[Outcome] | Failed:
+            return self.film(stamp_of(item), pool.alive)
+
         for item in work:
             if isinstance(item, Failed) or not is_video(item.path):
                 yield item
                 continue
-            outcomes = [o for o in self.film(item) if not self._was_erased(o, plan)]
+            seen = pool.submit(film, item).result()
+            found = [seen] if isinstance(seen, Failed) else seen  # the former: it took too long
+            outcomes = [o for o in found if not self._was_erased(o, plan)]
             self._record(outcomes, report, others, item)
 
     def _was_erased(self, outcome: Outcome, plan: Plan) -> bool:
@@ -266,13 +285,16 @@ class Worker:
         else:
             report.elsewhere += 1
 
-    def _one(self, file: Work, plan: Plan) -> Outcome | tuple[FileStamp, Extraction]:
+    def _one(
+        self, file: Work, pool: WatchedPool[Work], plan: Plan
+    ) -> Outcome | tuple[FileStamp, Extraction]:
         if isinstance(file, Failed):
             return file
 
         def is_stored(sha256: str) -> bool:
             whole = plan.restore_erased
-            return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
+            with pool.untimed():  # the server may be away
+                return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
 
         try:
             extraction = self.extract(file.path, is_stored)
@@ -318,10 +340,14 @@ class Worker:
             video.path if video else None,
         )
         others.holding += done.again
+        report.photos += done.photos
+        report.frames += done.photos if video else 0
         report.faces += done.faces
         report.changed += done.changed
         report.faces_removed += done.faces_removed
         report.enrolled_kept += done.enrolled_kept
+        read = sum(isinstance(outcome, Extracted) for outcome in done.outcomes)
+        report.duplicates += 0 if video else read - done.photos
         for outcome in done.outcomes:
             match outcome:
                 case Failed(file, reason, detail):
@@ -329,8 +355,6 @@ class Worker:
                 case Duplicate():
                     report.duplicates += 1
                 case Extracted(detections=detections, rejected=rejected):
-                    report.photos += 1
-                    report.frames += video is not None
                     report.rejected += sum(why not in ("", ELSEWHERE) for why in rejected)
                     report.no_face += len(detections) == 0
                 case Container(faces=faces):
@@ -360,8 +384,24 @@ class _Others:
     holding: list[Work] = field(default_factory=list)
 
 
+class _Counted(Iterator[T]):
+    """An iterator that knows how many it has given."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.count = 0
+        self._items = iter(items)
+
+    def __next__(self) -> T:
+        item = next(self._items)
+        self.count += 1
+        return item
+
+
 def bounded_map(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], window: int
+    pool: ThreadPoolExecutor | WatchedPool[T],
+    function: Callable[[T], R],
+    items: Iterable[T],
+    window: int,
 ) -> Iterator[R]:
     """`map` on a pool, in order, with at most `window` results computed ahead."""
     source = iter(items)
@@ -370,6 +410,10 @@ def bounded_map(
         result = futures.popleft().result()
         futures.extend(pool.submit(function, x) for x in islice(source, 1))
         yield result
+
+
+def _overdue(item: Work, limit_s: float) -> Failed:
+    return Failed(stamp_of(item), Reason.TIMEOUT, f"took longer than {limit_s:g} s")
 
 
 def _hands(fresh: Sequence[Work]) -> Iterator[Sequence[Work]]:

@@ -79,7 +79,13 @@ def read_photo(
     return decode(read_place(path, limits), os.fspath(path), limits, wanted)
 
 
-def decode(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = None) -> Photo:
+def decode(
+    data: bytes,
+    name: str,
+    limits: PhotoLimits,
+    wanted: int | None = None,
+    sha256: str | None = None,
+) -> Photo:
     """Decode a photo, upright.
 
     Args:
@@ -90,6 +96,7 @@ def decode(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = Non
             1, 1/2, 1/4 and 1/8 of its size whose longer side is at least this (at 36 megapixels,
             1/8 takes half the time and a 64th of the memory); other formats in full. None for
             full size.
+        sha256: of `data`, where the caller knows it.
 
     Returns:
         The photo: (H, W, 3) uint8 BGR, contiguous and writable; its `sha256` is that of `data`.
@@ -101,7 +108,7 @@ def decode(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = Non
     try:
         if not data:
             raise Refusal(Reason.EMPTY, "empty file (zero bytes)")
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
         if is_heif(data):
             pixels = decode_heif(data, limits)
             return Photo(pixels, (pixels.shape[1], pixels.shape[0]), sha256, name)

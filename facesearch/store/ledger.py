@@ -68,6 +68,8 @@ class Recorded:
         outcomes: those recorded; others belonged to files that another worker has taken over.
         again: files that must be read again, because the photo they were said to hold went
             meanwhile; nobody has them in hand.
+        photos: photos added; other files read held bytes that were there, or that another of the
+            batch holds too.
         faces: faces added.
         changed: files whose bytes are not those of before.
         faces_removed: faces of photos that no file holds any more.
@@ -77,6 +79,7 @@ class Recorded:
 
     outcomes: Sequence[Outcome]
     again: Sequence[FileStamp]
+    photos: int
     faces: int
     changed: int
     faces_removed: int
@@ -230,7 +233,7 @@ def _record(
         if video is not None and any(row.attempts for row in before.values()):
             left += _drop_frames(connection, collection, video, outcomes)
         dropped = photo_rows.drop_orphans(connection, collection.id, revision, set(left))
-        return Recorded(outcomes, again, len(rows), len(left), *dropped)
+        return Recorded(outcomes, again, len(new), len(rows), len(left), *dropped)
 
 
 def failures(database: Database, collection: Collection | None = None) -> Iterator[Failure]:

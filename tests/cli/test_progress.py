@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from facesearch.cli import progress
 from facesearch.cli.progress import Progress
 from facesearch.errors import UsageError
 from facesearch.ingest.report import Report
+from facesearch.values import Failure
 
 
 class Clock:
@@ -91,3 +93,35 @@ def test_metrics_are_there_from_beginning_to_end(clock: Clock, tmp_path: Path) -
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         Progress("ingest", metrics=tmp_path / "no" / "such" / "x.prom")
+
+
+def test_queues_are_told(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("ingest") as tell:
+        clock.now += 20
+        tell(Report(files=50, photos=50, faces=75, reading=30, ready=2))
+    assert ", queues 30 to read, 2 to store" in capsys.readouterr().err
+
+
+def test_events(clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = Failure("/a\n\udcff.jpg", "corrupt", "no good")
+
+    def stopped() -> None:
+        with Progress("ingest", metrics=tmp_path / "metrics", events=True) as tell:
+            clock.now += 0.5
+            tell(Report(photos=1, failed=1, failures=[failed]))
+            clock.now += 0.5
+            tell(Report(photos=20, faces=30, reading=7, failed=1, failures=[failed]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    out, err = capsys.readouterr()
+    assert out == ""
+    events = [json.loads(line) for line in err.splitlines()]
+    assert [event["event"] for event in events] == ["start", "failure", "progress", "end"]
+    assert events[1]["path"] == "raw:/a%0A%FF.jpg"
+    assert (events[1]["reason"], events[1]["detail"]) == ("corrupt", "no good")
+    assert (events[2]["photos"], events[2]["reading"], events[2]["faces_per_second"]) == (20, 7, 30)
+    assert (events[2]["files_found"], events[2]["seconds_left"]) == (None, None)
+    assert (events[3]["state"], events[3]["photos"]) == ("stopped", 20)
+    assert figures(tmp_path / "metrics")["facesearch_ingest_reading"] == 7

@@ -124,20 +124,25 @@ def test_the_scale_a_face_is_found_at_does_not_matter(demo_photos: Path) -> None
         assert [len(f) for f in faces] == [1] * len(single)
         unit = eyes_apart(faces[0])
         spread.append(np.std([f.landmarks[0] for f in faces], axis=0).mean() / unit)
-        first = [detector._first_look(photo.pixels)[0, 4:14] for detector in single]
+        first = [
+            detector._first_look(detector._levels(photo.pixels))[0, 4:14] for detector in single
+        ]
         alone.append(np.std(first, axis=0).mean() / unit)
     assert np.mean(spread) < 0.02
     assert np.mean(spread) < 0.6 * np.mean(alone)
 
 
 def test_a_mirrored_photo_has_mirrored_faces(detector: Detector, demo_photos: Path) -> None:
+    offs = []
     for name in PEOPLE:
         photo = read_photo(demo_photos / name)
         plain = detector.detect(photo)
         flipped = detector.detect(photo_of(np.asarray(cv2.flip(photo.pixels, 1), np.uint8)))
         back = flipped.landmarks[0] * (-1, 1) + (photo.original_size[0] - 1, 0)
         off = np.linalg.norm(back[[1, 0, 2, 4, 3]] - plain.landmarks[0], axis=1)
-        assert off.mean() < 0.05 * eyes_apart(plain)
+        offs.append(off.mean() / eyes_apart(plain))
+    assert np.mean(offs) < 0.04
+    assert max(offs) < 0.07
 
 
 @pytest.mark.parametrize("degrees", [-30, -15, 15, 30])
@@ -238,5 +243,7 @@ def test_turned_on() -> None:
     before = np.array([[0, 0], [10, 0], [5, 5], [1, 9], [9, 9]], float)
     by = {d: cv2.getRotationMatrix2D((5.0, 4.6), d, 1.0) for d in (10, 20)}
     ten, twenty = (np.array(before @ m[:, :2].T + m[:, 2], np.float64) for m in by.values())
-    assert np.allclose(turned_on(before, ten, 2.0), twenty)
-    assert np.allclose(turned_on(before, ten, 1.0), ten)
+    both, turns = np.stack([before, before + 7]), np.stack([ten, ten + 7])
+    assert np.allclose(turned_on(both, turns, 2.0), [twenty, twenty + 7])
+    assert np.allclose(turned_on(both, turns, 1.0), turns)
+    assert turned_on(both[:0], turns[:0], 2.0).shape == (0, 5, 2)

@@ -30,9 +30,11 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """The scales asked for; decoding itself goes on as ever."""
     asked: list[int | None] = []
 
-    def noted(data: bytes, name: str, limits: PhotoLimits, wanted: int | None = None) -> Photo:
+    def noted(
+        data: bytes, name: str, limits: PhotoLimits, wanted: int | None, sha256: str | None
+    ) -> Photo:
         asked.append(wanted)
-        return decode(data, name, limits, wanted)
+        return decode(data, name, limits, wanted, sha256)
 
     monkeypatch.setattr(extract, "decode", noted)
     return asked

@@ -32,7 +32,7 @@ def yunet() -> YuNet:
 
 
 def test_rows(yunet: YuNet, group: Pixels) -> None:
-    rows = yunet.find(group)
+    rows = yunet.find([group])[0]
     assert rows.shape == (3, 15)
     assert rows.dtype == np.float32
     assert (rows[:, 14] > 0.8).all()
@@ -52,20 +52,21 @@ def test_sizes_that_are_no_multiple_of_32_move_nothing(
     """The group photo on black, 832 x 480, and the same less a few columns and rows of black."""
     padded = np.zeros((480, 832, 3), np.uint8)
     padded[:449, :800] = group[:449]
-    odd = yunet.find(padded[: 480 - more, : 832 - more])
-    assert np.abs(odd - yunet.find(padded)).max() < 1e-3
+    odd, even = yunet.find([padded[: 480 - more, : 832 - more], padded])
+    assert np.abs(odd - even).max() < 1e-3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (31, 33), (96, 96)])
 def test_any_size_will_do(yunet: YuNet, size: tuple[int, int]) -> None:
     for value in (0, 255):
-        assert yunet.find(np.full((*size, 3), value, np.uint8)).shape == (0, 15)
+        (rows,) = yunet.find([np.full((*size, 3), value, np.uint8)])
+        assert rows.shape == (0, 15)
 
 
 def test_mirror(yunet: YuNet, group: Pixels) -> None:
     """A mirrored picture's finds, unmirrored, are the picture's; left stays left."""
-    mirrored = unmirrored(yunet.find(np.asarray(cv2.flip(group, 1), np.uint8)).astype(float), 800)
-    plain = yunet.find(group)
+    plain, flipped = yunet.find([group, np.asarray(cv2.flip(group, 1), np.uint8)])
+    mirrored = unmirrored(flipped.astype(float), 800)
     by_place = mirrored[np.argsort(mirrored[:, 0])], plain[np.argsort(plain[:, 0])]
     assert np.abs(by_place[0][:, :14] - by_place[1][:, :14]).max() < 12  # pixels; faces: 130
 
@@ -74,9 +75,9 @@ def test_threads_have_a_network_each(yunet: YuNet, group: Pixels) -> None:
     sizes = [(800 - 16 * i, 450 - 9 * i) for i in range(16)]
     pictures = [np.asarray(cv2.resize(group, size), np.uint8) for size in sizes]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(yunet.find, pictures))
-    for rows, picture in zip(together, pictures, strict=True):
-        assert np.array_equal(rows, yunet.find(picture))
+        together = list(pool.map(lambda picture: yunet.find([picture])[0], pictures))
+    for rows, alone in zip(together, yunet.find(pictures), strict=True):
+        assert np.array_equal(rows, alone)
     assert cv2.getNumThreads() == 1
 
 

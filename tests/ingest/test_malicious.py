@@ -187,7 +187,10 @@ def test_each_gets_its_reason(corpus: Corpus, tmp_path: Path) -> None:
     )
     assert run.returncode == 3, run.stderr
     report = json.loads(run.stdout)
-    lines = run.stderr.splitlines()
+    told = [line for line in run.stderr.splitlines() if line.startswith("{")]
+    failed = [event for event in map(json.loads, told) if event["event"] == "failure"]
+    assert len(failed) == report["failed"]
+    lines = [line for line in run.stderr.splitlines() if not line.startswith("{")]
     assert len(lines) == 1, run.stderr  # nothing but the line of this test
     assert int(lines[0]) * 1024 < 1_500_000_000
     with Engine.open(library, embed_device="cpu") as engine:

@@ -1,0 +1,206 @@
+"""YuNet in torch, for bulk work: pictures of many threads looked at together.
+
+The same weights as `yunet.YuNet` runs through OpenCV, and the same finds: in float32 to rounding.
+In bfloat16, where the processor multiplies it natively, it takes a third of OpenCV's time for a
+large picture (docs/decisions/0007). A small picture costs mostly the way into the library and back,
+so those that several threads ask about at the same time go in together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from facesearch.errors import ModelError
+from facesearch.faces import device as devices
+from facesearch.faces.onednn import rewrite
+from facesearch.faces.together import Together
+from facesearch.faces.yunet import CANDIDATES, OVERLAP, sound
+from facesearch.resources import shipped
+from facesearch.values import F32, Pixels
+
+WEIGHTS = "face_detection_yunet_2023mar.safetensors"
+"""Made from `yunet.WEIGHTS` by `benchmarks/convert_yunet.py`."""
+STRIDES = (8, 16, 32)
+"""Spacing of the grids on which faces are predicted, pixels."""
+PADDED = 32
+"""A picture is padded, below and to the right, to a multiple of this."""
+MOST_PIXELS = 2**20
+"""Pictures computed together have no more pixels than this, or are one; more gain nothing."""
+CLASS, BOX, OBJECT, LANDMARKS = 0, slice(1, 5), 5, slice(6, 16)
+"""The 16 channels of the network's outputs."""
+
+
+class Unit(nn.Module):
+    """A 1x1 convolution, a depthwise 3x3 one and, unless it is an output, a ReLU."""
+
+    def __init__(self, before: int, after: int, *, output: bool = False) -> None:
+        super().__init__()
+        self.pointwise = nn.Conv2d(before, after, 1)
+        self.depthwise = nn.Conv2d(after, after, 3, padding=1, groups=after)
+        self._output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, before, H, W) to (N, after, H, W)."""
+        y = cast("Tensor", self.depthwise(self.pointwise(x)))
+        return y if self._output else torch.relu_(y)
+
+
+class YuNetNetwork(nn.Module):
+    """YuNet's layers, batch norms folded in, the four heads of each grid side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.stem = Unit(16, 16)
+        self.narrow = nn.Sequential(Unit(16, 16), Unit(16, 32), Unit(32, 32), Unit(32, 64))
+        self.wide = nn.ModuleList(
+            nn.Sequential(Unit(64, 64), Unit(64, 64)) for _ in range(len(STRIDES))
+        )
+        self.neck = nn.ModuleList(Unit(64, 64) for _ in STRIDES)
+        self.heads = nn.ModuleList(Unit(64, 16, output=True) for _ in STRIDES)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) pixels, sides multiples of 32, to (N, 16, H / s, W / s) of each stride s."""
+        x = torch.max_pool2d(self.stem(torch.relu_(self.first(x))), 2)
+        x = self.narrow(x)
+        levels = []
+        for wide in self.wide:
+            x = wide(torch.max_pool2d(x, 2))
+            levels.append(x)
+        x = self.neck[-1](levels[-1])
+        outputs = [self.heads[-1](x)]
+        for grid in range(len(STRIDES) - 2, -1, -1):
+            x = self.neck[grid](levels[grid] + _doubled(x))
+            outputs.append(self.heads[grid](x))
+        return outputs[::-1]
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Every pixel as 2 x 2."""
+    dense = x.to_dense() if x.is_mkldnn else x
+    larger = nn.functional.interpolate(dense, scale_factor=2.0, mode="nearest")
+    return larger.to_mkldnn() if x.is_mkldnn else larger
+
+
+class TorchYuNet:
+    """The network, loaded. `find` may be called from any number of threads.
+
+    Args:
+        score: least confidence of what is found, 0..1.
+        device: where it computes.
+        precision: "auto", or "fp32" to force float32.
+        threads: pictures computed at the same time on the CPU, with a core each.
+
+    Raises:
+        ModelError: the weights are missing or damaged.
+    """
+
+    def __init__(
+        self, score: float, device: torch.device, precision: str = "auto", threads: int = 1
+    ) -> None:
+        self._score = score
+        self._device = device
+        on_cpu = device.type == "cpu"
+        self._dtype = devices.pick_dtype(device, precision) if on_cpu else torch.float32
+        self._opaque = on_cpu and devices.has_onednn()
+        network = load()
+        if self._opaque:
+            rewrite(network, self._dtype, opaque=True)
+        else:
+            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network
+        self._together = Together(self._found, _padded_size, _fits, threads if on_cpu else 1)
+
+    def find(self, pictures: Sequence[Pixels]) -> list[F32]:
+        """The faces in each picture, as `yunet.YuNet.find` gives them."""
+        return self._together(pictures)
+
+    def _found(self, pictures: Sequence[Pixels]) -> list[F32]:
+        """The faces in pictures of one padded size."""
+        planes = torch.from_numpy(_planes(pictures))
+        with torch.inference_mode():
+            if self._device.type == "cuda":
+                planes = planes.pin_memory().to(self._device, non_blocking=True)
+            x = planes.to(self._device).to(self._dtype)
+            if self._opaque:
+                x = x.to_mkldnn()
+            outputs = [y.to_dense() if self._opaque else y for y in self._network(x)]
+            rows = [
+                _rows(y, stride, self._score) for y, stride in zip(outputs, STRIDES, strict=True)
+            ]
+        together = np.concatenate(rows)
+        return [
+            _suppressed(together[together[:, 15] == i, :15], self._score)
+            for i in range(len(pictures))
+        ]
+
+
+def load() -> YuNetNetwork:
+    """The network with its weights: fp32, on the CPU.
+
+    Raises:
+        ModelError: the weights are missing or damaged.
+    """
+    path = shipped("models") / WEIGHTS
+    with torch.device("meta"):
+        network = YuNetNetwork()
+    try:
+        network.load_state_dict(load_file(path), assign=True)
+    except (SafetensorError, OSError, RuntimeError) as err:
+        raise ModelError(f"{path}: not the detector that ships; reinstall facesearch") from err
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def _padded_size(picture: Pixels) -> tuple[int, int]:
+    height, width = picture.shape[:2]
+    return -(-height // PADDED) * PADDED, -(-width // PADDED) * PADDED
+
+
+def _fits(size: tuple[int, int]) -> int:
+    """How many pictures of a padded size are computed together."""
+    return max(1, MOST_PIXELS // (size[0] * size[1]))
+
+
+def _planes(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
+    """(N, 3, H, W) BGR of pictures of one padded size; what is added is black."""
+    planes = np.zeros((len(pictures), 3, *_padded_size(pictures[0])), np.uint8)
+    for picture, padded in zip(pictures, planes, strict=True):
+        height, width = picture.shape[:2]
+        for channel, plane in enumerate(padded):
+            cv2.extractChannel(picture, channel, plane[:height, :width])
+    return planes
+
+
+def _rows(output: Tensor, stride: int, score: float) -> F32:
+    """(n, 16) finds of a grid: box x1 y1 x2 y2, landmarks, confidence, number of the picture."""
+    sure = (output[:, CLASS].float().sigmoid() * output[:, OBJECT].float().sigmoid()).sqrt()
+    picture, row, column = (sure >= score).nonzero(as_tuple=True)
+    values = output[picture, :, row, column].float()
+    at = torch.stack([column, row], dim=1).float()
+    middle = (values[:, 1:3] + at) * stride
+    half = values[:, 3:5].exp() * (stride / 2)
+    points = (values[:, LANDMARKS].view(-1, 5, 2) + at[:, None]) * stride
+    columns = [middle - half, middle + half, points.flatten(1), sure[picture, row, column, None]]
+    return cast("F32", torch.cat([*columns, picture[:, None].float()], dim=1).cpu().numpy())
+
+
+def _suppressed(rows: F32, score: float) -> F32:
+    """(N, 15) finds of a picture without those that overlap a better one, best first."""
+    if len(rows) > 1:
+        boxes = rows[:, :4].astype(np.int32)  # as OpenCV does: whole pixels
+        sides = (rows[:, 2:4] - rows[:, :2]).astype(np.int32)
+        whole = np.concatenate([boxes[:, :2], sides], axis=1).tolist()
+        kept = cv2.dnn.NMSBoxes(
+            whole, rows[:, 14].tolist(), score, OVERLAP, eta=1.0, top_k=CANDIDATES
+        )
+        rows = rows[np.asarray(kept, np.intp)]
+    return rows[sound(rows)]

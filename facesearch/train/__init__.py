@@ -1,0 +1,1 @@
+"""Training of the models that facesearch can train itself; see docs/landmarks.md."""

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-START_S = 180.0
+START_S = 600.0
 """How long the server may take to start: 10 s where nothing else runs."""
 PORT = 19530
 
@@ -139,10 +139,11 @@ def _inside(home: Path) -> None:
     from milvus import MilvusServer
 
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    server = MilvusServer()
+    server = MilvusServer(wait_for_started=False)
     server.set_base_dir(str(home / "data"))
     server.config.set("proxy_port", PORT)
     server.start()
+    server.wait_started(timeout=1000 * START_S)
     asyncio.run(_serve(home / "socket"))
 
 

@@ -2,6 +2,7 @@
 
     backend   what a vector server must do: the protocol, and what it says of its contents
     remote    an index whose vectors are in a server: candidates from there, decided here
+    ranking   the exact answer among faces that are at hand
     sync      the store's faces to a server: build, push what changed, verify, repair
     pgvector  the store's own Postgres
     milvus    a Milvus server or Milvus Lite

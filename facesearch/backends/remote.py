@@ -16,20 +16,20 @@ How a query is answered
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from facesearch.backends.backend import Backend, MovedError, State
+from facesearch.backends.ranking import Asked, means_of, merged, ranked
 from facesearch.errors import UsageError
 from facesearch.index.centring import centred, mean_of_people
-from facesearch.index.exact import ExactIndex, score
-from facesearch.index.keys import EMPTY, best, best_distinct, count, shift, unpack
+from facesearch.index.exact import score
 from facesearch.index.live import SHORTLIST, ComparedFaces, IndexStatus
 from facesearch.index.manifest import IndexHome
-from facesearch.index.segment import Faces, Scope, Segment
+from facesearch.index.segment import Faces, Scope
 from facesearch.store import collections, feed
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -50,15 +50,6 @@ _TRIES = 5
 """Times that a search is begun while another process changes what it searches."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a query wants: k faces in scope, or (`distinct`) the best face of k identities."""
-
-    k: int
-    scope: Scope
-    distinct: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +184,7 @@ class RemoteIndex:
         """
         self._require(vectors, k)
         return self._settled(
-            lambda v: self._matches(v, vectors, _Asked(k, Scope(identities, faces), False))
+            lambda v: self._matches(v, vectors, Asked(k, Scope(identities, faces), False))
         )
 
     def search_identities(
@@ -206,7 +197,7 @@ class RemoteIndex:
         """
         self._require(vectors, k)
         return self._settled(
-            lambda v: self._matches(v, vectors, _Asked(k, Scope(identities, faces), True))
+            lambda v: self._matches(v, vectors, Asked(k, Scope(identities, faces), True))
         )
 
     def search_templates(self, vectors: F32, k: int, identities: I64 | None = None) -> Matches:
@@ -255,14 +246,14 @@ class RemoteIndex:
                 self.refresh()
         return search(self._seen)
 
-    def _matches(self, view: _View, vectors: F32, asked: _Asked) -> Matches:
+    def _matches(self, view: _View, vectors: F32, asked: Asked) -> Matches:
         """The answer to `search` or `search_identities`."""
         queries = centred(vectors, view.mean)
         if view.state is None or not view.state.rows:
-            return _ranked([view.faces], queries, asked)
+            return ranked([view.faces], queries, asked)
         few = self._few(asked.scope)
         if few is not None:
-            return _ranked([view.compared(few)], queries, asked)
+            return ranked([view.compared(few)], queries, asked)
         fetch = max(RERANK, asked.k * (_FACES_AN_IDENTITY if asked.distinct else 1))
         found = self._fetched(view, view.state, queries, fetch, asked)
         pending = np.flatnonzero(found.counts < asked.k)
@@ -283,7 +274,7 @@ class RemoteIndex:
         return found
 
     def _fetched(
-        self, view: _View, state: State, queries: F32, fetch: int, asked: _Asked
+        self, view: _View, state: State, queries: F32, fetch: int, asked: Asked
     ) -> Matches:
         """The answer from `fetch` faces a query that the server names, and those in memory."""
         named = asked.scope.identities
@@ -305,7 +296,7 @@ class RemoteIndex:
         if allowed is not None and len(faces):
             known &= allowed[at]
         keys = score(queries, faces.vectors, np.where(known, at, -1))
-        return _merged(faces, keys, view.faces, queries, asked)
+        return merged(faces, keys, view.faces, queries, asked)
 
     def _few(self, scope: Scope) -> FaceRows | None:
         """The faces in scope, from the store, if they are few."""
@@ -317,7 +308,7 @@ class RemoteIndex:
                 return feed.faces_of(self._database, self._collection, named)
         return None
 
-    def _available(self, asked: _Asked) -> int:
+    def _available(self, asked: Asked) -> int:
         """How many answers there can be."""
         scope, distinct = asked.scope, asked.distinct
         if scope.faces is not None:
@@ -330,19 +321,19 @@ class RemoteIndex:
             return feed.enrolled(self._database, self._collection, named)[0 if distinct else 1]
         return feed.size(self._database, self._collection)[1]
 
-    def _everything(self, view: _View, queries: F32, asked: _Asked) -> Matches:
+    def _everything(self, view: _View, queries: F32, asked: Asked) -> Matches:
         """The exact answer, from every face of the store."""
         with feed.snapshot(self._database, self._collection) as (_, batches):
-            return _ranked((view.compared(b) for b in batches), queries, asked)
+            return ranked((view.compared(b) for b in batches), queries, asked)
 
     def _templates(self, view: _View, vectors: F32, k: int, identities: I64 | None) -> Matches:
         """The answer to `search_templates`."""
         wide = max(SHORTLIST, 4 * k)
-        near = self._matches(view, vectors, _Asked(wide, Scope(identities), True))
+        near = self._matches(view, vectors, Asked(wide, Scope(identities), True))
         # the same sums in the same order as in `LiveIndex`: scores are equal to the last bit
         listed, column = np.unique(near.identity_ids, return_inverse=True)
         rows = feed.faces_of(self._database, self._collection, listed[listed > 0].tolist())
-        means = _means(view.compared(rows), listed)
+        means = means_of(view.compared(rows), listed)
         column = column.reshape(near.identity_ids.shape)
         queries = centred(vectors, view.mean)
         scores = near.scores.copy()
@@ -366,70 +357,3 @@ class RemoteIndex:
             raise UsageError(
                 f"queries of shape {vectors.shape}: expected finite vectors (Q, {dim})"
             )
-
-
-def _ranked(parts: Iterable[Faces], queries: F32, asked: _Asked) -> Matches:
-    """The exact answer among faces that come in parts: the best of the best of each."""
-    none = np.zeros(0, np.int64)
-    kept = Faces(none, none, np.zeros((0, queries.shape[1]), np.float32))
-    for part in parts:
-        keys = _top(part, queries, asked)
-        rows = np.unique(unpack(keys)[0])
-        rows = rows[rows >= 0]
-        kept = Faces(
-            np.concatenate([kept.face_ids, part.face_ids[rows]]),
-            np.concatenate([kept.identity_ids, part.identity_ids[rows]]),
-            np.concatenate([kept.vectors, part.vectors[rows].astype(np.float32)]),
-        )
-        if len(kept) > _FEW:
-            rows = np.unique(unpack(_top(kept, queries, asked))[0])
-            rows = rows[rows >= 0]
-            kept = Faces(kept.face_ids[rows], kept.identity_ids[rows], kept.vectors[rows])
-    return _looked_up(kept, _top(kept, queries, asked))
-
-
-def _top(faces: Faces, queries: F32, asked: _Asked) -> I64:
-    """(Q, k) keys of rows of `faces`, exact."""
-    if not len(faces):
-        return np.full((len(queries), asked.k), EMPTY)
-    segment = Segment(faces, ExactIndex(faces.vectors))
-    if asked.distinct:
-        return segment.search_identities(queries, asked.k, asked.scope)
-    return segment.search(queries, asked.k, asked.scope)
-
-
-def _merged(faces: Faces, keys: I64, others: Faces, queries: F32, asked: _Asked) -> Matches:
-    """The best of (Q, C) keys of `faces` and of the exact answer among `others`."""
-    joined = np.concatenate([keys, shift(_top(others, queries, asked), len(faces))], 1)
-    both = Faces(
-        np.concatenate([faces.face_ids, others.face_ids]),
-        np.concatenate([faces.identity_ids, others.identity_ids]),
-        faces.vectors,
-    )
-    if not asked.distinct:
-        return _looked_up(both, best(joined, asked.k))
-    people = both.identity_ids[np.maximum(unpack(joined)[0], 0)] if len(both) else joined
-    return _looked_up(both, best_distinct(joined, people, asked.k))
-
-
-def _looked_up(faces: Faces, keys: I64) -> Matches:
-    rows, scores = unpack(keys)
-    ids, people = np.full(rows.shape, -1), np.full(rows.shape, -1)
-    if len(faces):
-        ids = np.where(rows >= 0, faces.face_ids[rows], -1)
-        people = np.where(rows >= 0, faces.identity_ids[rows], -1)
-    return Matches(ids, scores, people, count(keys))
-
-
-def _means(faces: Faces, identities: I64) -> F32:
-    """(M, D) the normalised mean of all faces of each of these (ascending) identities.
-
-    A single face is left as it is, so that it scores as in a search for faces.
-    """
-    sums = np.zeros((len(identities), faces.vectors.shape[1]), np.float32)
-    whose = np.searchsorted(identities, faces.identity_ids)
-    np.add.at(sums, whose, faces.vectors.astype(np.float32))
-    counts = np.bincount(whose, minlength=len(identities))
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    length[counts == 1] = 1.0
-    return np.asarray(sums / np.maximum(length, np.finfo(np.float32).tiny), np.float32)

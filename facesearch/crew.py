@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facesearch import library
+from facesearch.errors import ContractError
 from facesearch.library import Library
 from facesearch.parts import Parts
 from facesearch.store import collections
@@ -33,30 +34,42 @@ READERS = 4
 class Crew(Parts):
     """Parts, and the workers that bring photos in."""
 
-    def _target(self, name: str) -> tuple[Collection, Callable[[], Embedder]]:
-        """The collection photos go to, created if need be, and what gives its embedder."""
+    def _target(
+        self, name: str, *, anew: bool = False
+    ) -> tuple[Collection, Callable[[], Embedder]]:
+        """The collection photos go to, created if need be, and what gives its embedder.
+
+        Args:
+            name: of the collection.
+            anew: it was looked up before: follow it to whatever model it has now.
+        """
         from facesearch.faces import registry
         from facesearch.faces.mirror import is_mirrored, mirrored
 
         known = {c.name: c for c in self.collections()}
-        # a collection keeps the model it was created with, whatever the settings say by now
+        # a collection keeps its model, whatever the settings say by now
         model_name, mirror = self.settings.embed.model, self.settings.embed.mirror
         if name in known:
             mirror = is_mirrored(known[name].contract)
-            model_name = model_name if self._model_given else known[name].contract.name
+            given = self._model_given and not anew
+            model_name = model_name if given else known[name].contract.name
         _, model = registry.resolve(model_name, self.models_dir)
         if self.settings.embed.device not in {"auto", "cpu"}:
             self.embedder(model_name)  # complain about a device that is not there before working
         contract = mirrored(model.contract) if mirror else model.contract
-        target = collections.ensure(self.database, name, contract)
+        try:
+            target = collections.ensure(self.database, name, contract)
+        except ContractError:
+            if name in known and self.collection(name).contract != known[name].contract:
+                return self._target(name, anew=anew)  # it went over to another model this instant
+            raise
         return target, partial(self.embedder, model_name, mirror)
 
     @contextmanager
     def _worker(
         self,
         job: int,
-        collection: Collection,
-        embedder: Callable[[], Embedder],
+        collection: str,
         report: Report,
         progress: Callable[[Report], None],
     ) -> Iterator[Worker]:
@@ -64,18 +77,25 @@ class Crew(Parts):
         from facesearch.ingest.gate import Gate
         from facesearch.ingest.shift import Shift
         from facesearch.ingest.video import FilmReader
-        from facesearch.ingest.worker import Worker
+        from facesearch.ingest.worker import Target, Worker
 
+        target = Target(*self._target(collection), partial(self._target, collection, anew=True))
         policy, limits = self.settings.ingest, self.settings.photos
         gate = Gate(policy.min_quality, policy.min_face)
         readers = READERS * self.threads
-        film = FilmReader(self._extract_bulk, embedder, gate, policy.video_every, limits, readers)
+        film = FilmReader(
+            self._extract_bulk,
+            lambda: target.embedder(),
+            gate,
+            policy.video_every,
+            limits,
+            readers,
+        )
         with Shift(self.database, job, report) as shift:
             yield Worker(
                 self.database,
-                collection,
+                target,
                 partial(self._extract, bulk=True),
-                embedder,
                 readers,
                 shift,
                 film,
@@ -100,9 +120,8 @@ class Crew(Parts):
         from facesearch.ingest.report import Report
         from facesearch.photos.find import find, find_listed
 
-        target, embedder = self._target(task.collection)
         report = Report()
-        with self._worker(task.job, target, embedder, report, progress) as worker:
+        with self._worker(task.job, task.collection, report, progress) as worker:
             found = chain(find(task.paths), find_listed(task.listed))
             return worker.run(walk(found, report), report, task.plan)
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from facesearch import library
-from facesearch.crew import Crew, Task
+from facesearch.crew import Task
 from facesearch.errors import UsageError
-from facesearch.store import calibrations, feed, gallery, jobs, ledger, presence, rejections
+from facesearch.store import calibrations, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
+from facesearch.upgrade import Upgrades
 from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
-    from facesearch.faces.extract import Extraction
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from facesearch.store.jobs import Job
 
 
-class Engine(Crew):
+class Engine(Upgrades):
     """An open library: one directory with its database, indexes, models and settings.
 
     Use `Engine.open` or `Engine.create`; close it, or use it in a `with` block. Searching is safe
@@ -139,7 +139,7 @@ class Engine(Crew):
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
         if report.faces:
-            self._rebuild_if_due(target)
+            self._rebuild_if_due(collection)
         return report
 
     def account(self, report: Report, collection: str = DEFAULT) -> Account:
@@ -218,20 +218,20 @@ class Engine(Crew):
             entries = read_entries(Path(source), ignored)
         else:
             entries = source
-        target, embedder = self._target(collection)
+        target, _ = self._target(collection)
         named = (
             [os.path.abspath(os.fspath(source))] if isinstance(source, str | os.PathLike) else []
         )
         counted = Report()
         with (
             job(self.database, target, "enroll", named) as number,
-            self._worker(number, target, embedder, counted, progress) as worker,
+            self._worker(number, collection, counted, progress) as worker,
         ):
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
-        self._rebuild_if_due(target)
+        self._rebuild_if_due(collection)
         report.not_enrolled += failures
-        report.doubts += self._review(target, report.face_ids)
+        report.doubts += self._review(self.collection(collection), report.face_ids)
         return report
 
     # --- who is this?
@@ -371,16 +371,6 @@ class Engine(Crew):
             save(side_by_side(comparison, one.crops, other.crops), Path(picture))
         return comparison
 
-    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
-        """A photo's faces, detected and aligned, ready to embed.
-
-        Raises:
-            PhotoError: the photo cannot be read.
-        """
-        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
-        assert not isinstance(extraction, str)
-        return extraction
-
     # --- calibration
 
     def calibrate(
@@ -490,12 +480,12 @@ class Engine(Crew):
         found = self.collection(collection)
         person = gallery.find(self.database, found, key)
         face_ids = gallery.erase(self.database, found, person.id)
+        status = self.live(found).status()
         if face_ids and self._served(found) is not None:
             self._push(found)
-            return person, len(face_ids)
-        status = self.live(found).status()
-        if face_ids and status.generation is not None and min(face_ids) <= status.max_face_id:
+        elif face_ids and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.build_index(collection)
+        self._erase_from_other_models(found, face_ids)
         return person, len(face_ids)
 
     # --- index
@@ -515,33 +505,8 @@ class Engine(Crew):
             DiskFullError: no space; the index in use is untouched.
             BackendError: the vector server fails; what it held is untouched.
         """
-        if (remote := self._served(self.collection(collection))) is not None:
-            from facesearch.backends import sync
-
-            if recipe is not None:
-                raise UsageError("recipes are FAISS's; a vector server has its own index")
-            found, home = self.collection(collection), remote.home
-            people = self._people(found) if home.centred else None
-            sync.build(remote.backend, home, self.database, found, people)
-            return self.live(found).status()
-        from facesearch.index.build import build
-        from facesearch.index.spec import choose, load_recipe
-        from facesearch.index.tuned import forget_tuned, read_tuned
-
         found = self.collection(collection)
-        home = self._home(found)
-        if recipe == "auto":
-            forget_tuned(home.directory)
-        tuned = read_tuned(home.directory) if recipe is None else None
-        name = recipe or self.settings.index.recipe
-        rows = ledger.counts(self.database, found).faces
-        if tuned is not None:
-            spec = tuned.spec
-        else:
-            spec = choose(rows, found.contract.dim) if name == "auto" else load_recipe(name)
-        people = self._people(found) if home.centred else None
-        with feed.snapshot(self.database, found) as (revision, batches):
-            build(home, spec, revision, batches, people=people)
+        self._build(found, recipe)
         return self.live(found).status()
 
     def compact_index(self, collection: str = DEFAULT) -> IndexStatus:
@@ -670,15 +635,16 @@ class Engine(Crew):
         """
         from facesearch import indexing
 
+        every = [one for c in self.collections() for one in (c, *self._other_models(c))]
         if self.settings.index.backend == "faiss":
             if repair:
                 raise UsageError("index files are not mended: `facesearch index build` makes anew")
-            homes = [(c, self._home(c)) for c in self.collections()]
+            homes = [(c, self._home(c)) for c in every]
             return list(indexing.verify(self.database, self.root / "index", homes))
         from facesearch.backends import sync
 
         problems = []
-        for found in self.collections():
+        for found in every:
             remote = self._served(found)
             assert remote is not None
             backend, home = remote.backend, remote.home
@@ -734,23 +700,14 @@ class Engine(Crew):
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
 
-    def _rebuild_if_due(self, collection: Collection) -> None:
+    def _rebuild_if_due(self, collection: str) -> None:
         """Build the index when too many faces lie outside the current generation."""
-        if self.live(collection).status().delta > self.settings.index.max_delta:
-            if self._served(collection) is not None:
-                self.compact_index(collection.name)
+        found = self.collection(collection)
+        if self.live(found).status().delta > self.settings.index.max_delta:
+            if self._served(found) is not None:
+                self.compact_index(collection)
             else:
-                self.build_index(collection.name)
-
-    def _push(self, collection: Collection) -> IndexStatus:
-        """Bring the vector server to the store's revision."""
-        from facesearch.backends import sync
-
-        remote = self._served(collection)
-        assert remote is not None
-        sync.push(remote.backend, remote.home, self.database, collection)
-        remote.refresh()
-        return remote.status()
+                self.build_index(collection)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""

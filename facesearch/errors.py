@@ -11,6 +11,7 @@ file that imports the library.
     ├── DeviceError             the device asked for is not there
     ├── ModelError              weights missing, corrupt, unknown or not what they say they are
     │   └── ContractError       vectors of one model met a collection of another
+    │       └── ModelChangedError  the collection went over to another model meanwhile
     ├── LibraryError            the library directory is missing, read-only, locked or full
     │   └── DiskFullError       no space left; nothing committed was lost
     ├── StoreError              the database is missing, corrupt or unreachable
@@ -97,6 +98,10 @@ class ModelError(FacesearchError):
 
 class ContractError(ModelError):
     """Vectors of one model contract met a collection pinned to another."""
+
+
+class ModelChangedError(ContractError):
+    """A collection went over to another model since it was looked up; look it up again."""
 
 
 class LibraryError(FacesearchError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery
+from facesearch.store import calibrations, collections, feed, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.values import JSONValue, ModelContract
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.identify.judge import Rule
     from facesearch.identify.query import Query
-    from facesearch.index.live import LiveIndex
+    from facesearch.index.live import IndexStatus, LiveIndex
     from facesearch.index.manifest import IndexHome
     from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
@@ -40,8 +40,8 @@ class Parts:
         self.settings = opened.settings
         self.database = opened.database
         self._model_given = opened.model_given
-        self._live: dict[int, LiveIndex] = {}
-        self._remote: dict[int, RemoteIndex] = {}
+        self._live: dict[tuple[int, int], LiveIndex] = {}
+        self._remote: dict[tuple[int, int, bool], RemoteIndex] = {}
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
         self._enrolled: dict[int, tuple[int, int]] = {}
@@ -184,6 +184,7 @@ class Parts:
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
+            ModelChangedError: the collection went over to another model since it was looked up.
             BackendError: the vector server fails, or holds what it should not.
         """
         remote = self._served(collection)
@@ -196,10 +197,14 @@ class Parts:
             return collections.revision(self.database, collection.id)
 
         home = self._home(collection)
-        index = self._live.get(collection.id)
+        key = collection.id, collection.vectors
+        index = self._live.get(key)
         if index is None or index.outdated(home):
+            for other in [k for k in self._live if k[0] == collection.id and k != key]:
+                if not collection.aside:
+                    del self._live[other]  # of a model that the collection went over from
             index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[collection.id] = index
+            self._live[key] = index
         if index.revision != revision():
             index.apply(feed.changes(self.database, collection, index.revision))
         return index
@@ -214,23 +219,24 @@ class Parts:
             return None
         from facesearch.backends.remote import RemoteIndex
 
-        if collection.id not in self._remote:
-            self._remote[collection.id] = RemoteIndex(
+        key = collection.id, collection.vectors, collection.aside
+        if key not in self._remote:
+            self._remote[key] = RemoteIndex(
                 self._backend(collection),
                 self._home(collection),
                 self.database,
                 collection,
                 partial(self._people, collection),
             )
-        return self._remote[collection.id]
+        return self._remote[key]
 
     def _backend(self, collection: Collection) -> Backend:
-        index = self.settings.index
+        index, key = self.settings.index, (collection.id, collection.vectors)
         try:
             if index.backend == "pgvector":
                 from facesearch.backends.pgvector import PgVector
 
-                return PgVector(self.database, collection.id, index.timeout)
+                return PgVector(self.database, key, index.timeout)
             from facesearch.backends.milvus import Milvus
         except ModuleNotFoundError as err:
             raise UsageError(
@@ -240,7 +246,7 @@ class Parts:
         return Milvus(
             self._milvus_url,
             self._library_uuid,
-            collection.id,
+            key,
             index.timeout,
             token=index.token,
             replicas=index.replicas,
@@ -260,14 +266,53 @@ class Parts:
         from facesearch.index.centring import shipped_mean
         from facesearch.index.manifest import IndexHome
 
+        name = f"{collection.id}-{collection.vectors}" if collection.vectors else collection.id
         return IndexHome(
-            self.root / "index" / str(collection.id),
+            self.root / "index" / str(name),
             self._library_uuid,
             collection.id,
             collection.contract.key,
             collection.contract.dim,
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
+
+    def _build(self, collection: Collection, recipe: str | None) -> None:
+        """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        if (remote := self._served(collection)) is not None:
+            from facesearch.backends import sync
+
+            if recipe is not None:
+                raise UsageError("recipes are FAISS's; a vector server has its own index")
+            people = self._people(collection) if remote.home.centred else None
+            sync.build(remote.backend, remote.home, self.database, collection, people)
+            return
+        from facesearch.index.build import build
+        from facesearch.index.spec import choose, load_recipe
+        from facesearch.index.tuned import forget_tuned, read_tuned
+
+        home = self._home(collection)
+        if recipe == "auto":
+            forget_tuned(home.directory)
+        tuned = read_tuned(home.directory) if recipe is None else None
+        name = recipe or self.settings.index.recipe
+        rows = ledger.counts(self.database, collection).faces
+        if tuned is not None:
+            spec = tuned.spec
+        else:
+            spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
+        people = self._people(collection) if home.centred else None
+        with feed.snapshot(self.database, collection) as (revision, batches):
+            build(home, spec, revision, batches, people=people)
+
+    def _push(self, collection: Collection) -> IndexStatus:
+        """Bring the vector server to the store's revision."""
+        from facesearch.backends import sync
+
+        remote = self._served(collection)
+        assert remote is not None
+        sync.push(remote.backend, remote.home, self.database, collection)
+        remote.refresh()
+        return remote.status()
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -315,6 +360,7 @@ class Parts:
             enrolled_faces=partial(self._enrolled_faces, where or {}),
             where=where or {},
             min_quality=settings.min_quality,
+            renew=partial(self._query, names, top, threshold, fpir, prior, where),
         )
 
     def _rule(
@@ -365,6 +411,16 @@ class Parts:
             count = gallery.enrolled_faces(self.database, collection)
             self._enrolled[collection.id] = revision, count
         return self._enrolled[collection.id][1]
+
+    def extract(self, photo: str | os.PathLike[str]) -> Extraction:
+        """A photo's faces, detected and aligned, ready to embed.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
+        assert not isinstance(extraction, str)
+        return extraction
 
     def _extract(
         self, path: str, known: Callable[[str], bool], *, bulk: bool = False

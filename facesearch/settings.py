@@ -130,8 +130,8 @@ class IdentifySettings:
         threshold: a fixed cosine threshold instead; None to use the measured default.
         top: candidates a probe face.
         prior: chance that a probe shows somebody enrolled, for the chance of a false match.
-        template: what a probe is compared with: "mean", the mean of an identity's faces, or "best",
-            each of them, of which the best counts.
+        template: what a probe is compared with: "mean", the mean of an identity's faces; "looks",
+            the means of faces that are alike, or "best", each face: the best counts.
         min_quality: quality below which a probe face is not given a name (see docs/quality.md).
     """
 
@@ -139,7 +139,7 @@ class IdentifySettings:
     threshold: float | None = None
     top: int = 5
     prior: float = 0.5
-    template: Literal["mean", "best"] = "mean"
+    template: Literal["mean", "looks", "best"] = "mean"
     min_quality: float = 0.05
 
 

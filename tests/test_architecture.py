@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("library", "faces.extract", "ingest", "identify", "indexing", "train", "backends"),
     ("parts",),
     ("crew",),
+    ("upgrade",),
     ("engine",),
     (
         "doctor",

@@ -165,6 +165,10 @@ class Backend(Protocol):
         """The faces held with ids from `first` up to but not including `last`, ascending."""
         ...
 
+    def drop(self) -> None:
+        """Hold nothing of the collection any more."""
+        ...
+
     def close(self) -> None:
         """Release the connection."""
         ...

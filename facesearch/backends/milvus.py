@@ -89,7 +89,7 @@ class Milvus:
     Args:
         url: `http://host:19530`, or a file `NAME.db` for Milvus Lite.
         library_id: the library's unique id.
-        collection_id: the collection's id in it.
+        collection: the collection's id in it, and the number of its set of vectors.
         timeout_s: how long a request may take, tries included.
         token: "user:password"; empty for none.
         replicas: copies of the rows in memory, on as many query nodes.
@@ -103,7 +103,7 @@ class Milvus:
         self,
         url: str,
         library_id: str,
-        collection_id: int,
+        collection: tuple[int, int],
         timeout_s: float,
         *,
         token: str = "",
@@ -116,7 +116,7 @@ class Milvus:
         self._timeout_s = timeout_s
         self._replicas = 1 if url.endswith(".db") else replicas
         self._tuning = tuning or Tuning()
-        self._prefix = f"facesearch_{library_id.replace('-', '')}_{collection_id}"
+        self._prefix = "facesearch_{}_{}s{}".format(library_id.replace("-", ""), *collection)
         self._connected: MilvusClient | None = None
         self._seen: tuple[State | None, float] = None, 0.0
 
@@ -193,6 +193,12 @@ class Milvus:
             .astype(np.float16)
             .reshape(len(parts), state.dim),
         )
+
+    def drop(self) -> None:
+        """As `Backend.drop`."""
+        if self._patiently(self._held) is not None:
+            self._patiently(lambda: self._client.drop_alias(self._prefix, timeout=self._timeout_s))
+        self._sweep(keep=None)
 
     def _name(self, state: State) -> str:
         return f"{self._prefix}_{state.name}"

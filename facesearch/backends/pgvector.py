@@ -56,7 +56,7 @@ class PgVector:
 
     Args:
         database: the store, on Postgres.
-        collection_id: the collection's id in it.
+        collection: the collection's id in it, and the number of its set of vectors.
         timeout_s: how long a search may take.
         tuning: how it is indexed.
 
@@ -65,7 +65,11 @@ class PgVector:
     """
 
     def __init__(
-        self, database: Database, collection_id: int, timeout_s: float, tuning: Tuning | None = None
+        self,
+        database: Database,
+        collection: tuple[int, int],
+        timeout_s: float,
+        tuning: Tuning | None = None,
     ) -> None:
         if database.url.get_backend_name() != "postgresql":
             raise UsageError(
@@ -73,7 +77,7 @@ class PgVector:
                 '"postgresql+psycopg://..."'
             )
         self._database = database
-        self._collection_id = collection_id
+        self._key = "{}s{}".format(*collection)
         self._timeout_ms = max(1, round(1000 * timeout_s))
         self._tuning = tuning or Tuning()
         self.where = f"{database.where}, schema {SCHEMA}"
@@ -109,7 +113,7 @@ class PgVector:
                 SELECT q.ord, array_agg(n.face_id)
                 FROM unnest(%(queries)s::text[]) WITH ORDINALITY AS q(vector, ord)
                 CROSS JOIN LATERAL (
-                    SELECT face_id FROM {_table(state)} {where}
+                    SELECT face_id FROM {self._table(state)} {where}
                     ORDER BY embedding <#> q.vector::halfvec({state.dim}) LIMIT %(k)s
                 ) AS n
                 GROUP BY q.ord
@@ -128,34 +132,36 @@ class PgVector:
             if held is not None and held.revision > state.revision:
                 return  # another process has pushed more meanwhile
             if held is None or held.name != state.name:
-                _create(connection, state)
+                self._create(connection, state)
                 for rows in upserts:
-                    _copy(connection, _table(state), rows)
+                    _copy(connection, self._table(state), rows)
             else:
                 self._merge(connection, state, upserts, removed)
             if state.rows > self._tuning.exact_rows:
                 self._index(connection, state)
-            connection.exec_driver_sql(f"ANALYZE {_table(state)}")
-            count = connection.exec_driver_sql(f"SELECT count(*) FROM {_table(state)}").scalar()
+            connection.exec_driver_sql(f"ANALYZE {self._table(state)}")
+            count = connection.exec_driver_sql(
+                f"SELECT count(*) FROM {self._table(state)}"
+            ).scalar()
             if count != state.rows:
                 raise BackendError(
                     f"{self.where}: holds {count} faces, expected {state.rows}; run 'facesearch "
                     "index verify --repair'"
                 )
             connection.exec_driver_sql(
-                f"INSERT INTO {SCHEMA}.state VALUES (%(id)s, %(state)s) "
-                "ON CONFLICT (collection_id) DO UPDATE SET state = excluded.state",
-                {"id": self._collection_id, "state": state.dumped()},
+                f"INSERT INTO {SCHEMA}.state VALUES (%(key)s, %(state)s) "
+                "ON CONFLICT (key) DO UPDATE SET state = excluded.state",
+                {"key": self._key, "state": state.dumped()},
             )
             if held is not None and held.name != state.name:
-                connection.exec_driver_sql(f"DROP TABLE {_table(held)}")
+                connection.exec_driver_sql(f"DROP TABLE {self._table(held)}")
 
     def read(self, state: State, first: int, last: int) -> FaceRows:
         """As `Backend.read`."""
         with self._reading() as connection:
             self._require(connection, state)
             query = (
-                f"COPY (SELECT face_id, identity_id, embedding FROM {_table(state)} WHERE "
+                f"COPY (SELECT face_id, identity_id, embedding FROM {self._table(state)} WHERE "
                 f"face_id >= {first:d} AND face_id < {last:d} ORDER BY face_id) "
                 "TO STDOUT (FORMAT binary)"
             )
@@ -169,6 +175,16 @@ class PgVector:
             rows["vector"].astype(np.float16).reshape(len(rows), state.dim),
         )
 
+    def drop(self) -> None:
+        """As `Backend.drop`."""
+        with self._writing() as connection:
+            held = self._state(connection, lock=True)
+            if held is not None:
+                connection.exec_driver_sql(
+                    f"DELETE FROM {SCHEMA}.state WHERE key = %(key)s", {"key": self._key}
+                )
+                connection.exec_driver_sql(f"DROP TABLE {self._table(held)}")
+
     def close(self) -> None:
         """Nothing: the connections are the store's."""
 
@@ -179,9 +195,9 @@ class PgVector:
         if there is None:
             return None
         found = connection.exec_driver_sql(
-            f"SELECT state FROM {SCHEMA}.state WHERE collection_id = %(id)s"
+            f"SELECT state FROM {SCHEMA}.state WHERE key = %(key)s"
             + (" FOR UPDATE" if lock else ""),
-            {"id": self._collection_id},
+            {"key": self._key},
         ).scalar()
         return None if found is None else State.parsed(found, self.where)
 
@@ -195,14 +211,33 @@ class PgVector:
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
         connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS vector SCHEMA {SCHEMA}")
         connection.exec_driver_sql(
-            f"CREATE TABLE IF NOT EXISTS {SCHEMA}.state "
-            "(collection_id bigint PRIMARY KEY, state text NOT NULL)"
+            f"CREATE TABLE IF NOT EXISTS {SCHEMA}.state (key text PRIMARY KEY, state text NOT NULL)"
+        )
+
+    def _name(self, state: State) -> str:
+        return f"faces_{self._key}_{state.name}"
+
+    def _table(self, state: State) -> str:
+        return f'{SCHEMA}."{self._name(state)}"'
+
+    def _create(self, connection: Connection, state: State) -> None:
+        connection.exec_driver_sql(
+            f"CREATE TABLE {self._table(state)} "
+            "(face_id bigint PRIMARY KEY, identity_id bigint NOT NULL, "
+            f"embedding halfvec({state.dim}) NOT NULL)"
+        )
+        # Plain storage: a vector that is compared with every query is not worth a detour to TOAST.
+        connection.exec_driver_sql(
+            f"ALTER TABLE {self._table(state)} ALTER COLUMN embedding SET STORAGE PLAIN"
+        )
+        connection.exec_driver_sql(
+            f'CREATE INDEX "{self._name(state)}_identity" ON {self._table(state)} (identity_id)'
         )
 
     def _merge(
         self, connection: Connection, state: State, upserts: Iterable[FaceRows], removed: I64
     ) -> None:
-        table = _table(state)
+        table = self._table(state)
         connection.exec_driver_sql(f"CREATE TEMPORARY TABLE incoming (LIKE {table}) ON COMMIT DROP")
         for rows in upserts:
             _copy(connection, "incoming", rows)
@@ -217,8 +252,8 @@ class PgVector:
     def _index(self, connection: Connection, state: State) -> None:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql(
-            f'CREATE INDEX IF NOT EXISTS "{_name(state)}_hnsw" ON {_table(state)} USING hnsw '
-            "(embedding halfvec_ip_ops) "
+            f'CREATE INDEX IF NOT EXISTS "{self._name(state)}_hnsw" ON {self._table(state)} '
+            "USING hnsw (embedding halfvec_ip_ops) "
             f"WITH (m = {self._tuning.links}, ef_construction = {self._tuning.breadth})"
         )
 
@@ -265,28 +300,6 @@ class PgVector:
             if isinstance(err, StoreError):
                 raise
             raise BackendError(f"{self.where}: {_line(err)}") from err
-
-
-def _name(state: State) -> str:
-    return f"faces_{state.collection_id}_{state.name}"
-
-
-def _table(state: State) -> str:
-    return f'{SCHEMA}."{_name(state)}"'
-
-
-def _create(connection: Connection, state: State) -> None:
-    connection.exec_driver_sql(
-        f"CREATE TABLE {_table(state)} (face_id bigint PRIMARY KEY, identity_id bigint NOT NULL, "
-        f"embedding halfvec({state.dim}) NOT NULL)"
-    )
-    # Plain storage: a vector that is compared with every query is not worth a detour to TOAST.
-    connection.exec_driver_sql(
-        f"ALTER TABLE {_table(state)} ALTER COLUMN embedding SET STORAGE PLAIN"
-    )
-    connection.exec_driver_sql(
-        f'CREATE INDEX "{_name(state)}_identity" ON {_table(state)} (identity_id)'
-    )
 
 
 def _row(dim: int) -> np.dtype[np.void]:

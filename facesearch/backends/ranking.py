@@ -76,17 +76,3 @@ def _looked_up(faces: Faces, keys: I64) -> Matches:
         ids = np.where(rows >= 0, faces.face_ids[rows], -1)
         people = np.where(rows >= 0, faces.identity_ids[rows], -1)
     return Matches(ids, scores, people, count(keys))
-
-
-def means_of(faces: Faces, identities: I64) -> F32:
-    """(M, D) the normalised mean of all faces of each of these (ascending) identities.
-
-    A single face is left as it is, so that it scores as in a search for faces.
-    """
-    sums = np.zeros((len(identities), faces.vectors.shape[1]), np.float32)
-    whose = np.searchsorted(identities, faces.identity_ids)
-    np.add.at(sums, whose, faces.vectors.astype(np.float32))
-    counts = np.bincount(whose, minlength=len(identities))
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    length[counts == 1] = 1.0
-    return np.asarray(sums / np.maximum(length, np.finfo(np.float32).tiny), np.float32)

@@ -23,13 +23,14 @@ from typing import TypeVar
 import numpy as np
 
 from facesearch.backends.backend import Backend, MovedError, State
-from facesearch.backends.ranking import Asked, means_of, merged, ranked
+from facesearch.backends.ranking import Asked, merged, ranked
 from facesearch.errors import UsageError
 from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.exact import score
 from facesearch.index.live import SHORTLIST, ComparedFaces, IndexStatus
 from facesearch.index.manifest import IndexHome
 from facesearch.index.segment import Faces, Scope
+from facesearch.index.templates import templates
 from facesearch.store import collections, feed
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -200,14 +201,16 @@ class RemoteIndex:
             lambda v: self._matches(v, vectors, Asked(k, Scope(identities, faces), True))
         )
 
-    def search_templates(self, vectors: F32, k: int, identities: I64 | None = None) -> Matches:
+    def search_templates(
+        self, vectors: F32, k: int, identities: I64 | None = None, *, by_look: bool = False
+    ) -> Matches:
         """As `LiveIndex.search_templates`.
 
         Raises:
             BackendError: the server fails, or cannot have searched every face.
         """
         self._require(vectors, k)
-        return self._settled(lambda view: self._templates(view, vectors, k, identities))
+        return self._settled(lambda view: self._templates(view, vectors, k, identities, by_look))
 
     def faces_of(self, identities: I64) -> ComparedFaces:
         """As `LiveIndex.faces_of`, from the store."""
@@ -326,19 +329,32 @@ class RemoteIndex:
         with feed.snapshot(self._database, self._collection) as (_, batches):
             return ranked((view.compared(b) for b in batches), queries, asked)
 
-    def _templates(self, view: _View, vectors: F32, k: int, identities: I64 | None) -> Matches:
+    def _templates(
+        self, view: _View, vectors: F32, k: int, identities: I64 | None, by_look: bool
+    ) -> Matches:
         """The answer to `search_templates`."""
         wide = max(SHORTLIST, 4 * k)
         near = self._matches(view, vectors, Asked(wide, Scope(identities), True))
         # the same sums in the same order as in `LiveIndex`: scores are equal to the last bit
         listed, column = np.unique(near.identity_ids, return_inverse=True)
         rows = feed.faces_of(self._database, self._collection, listed[listed > 0].tolist())
-        means = means_of(view.compared(rows), listed)
+        faces = view.compared(rows)
+        owner = np.searchsorted(listed, faces.identity_ids)
+        by_person = np.argsort(owner, kind="stable")
+        means, starts = templates(
+            faces.vectors[by_person].astype(np.float32),
+            owner[by_person],
+            len(listed),
+            by_look=by_look,
+        )
         column = column.reshape(near.identity_ids.shape)
         queries = centred(vectors, view.mean)
         scores = near.scores.copy()
         for query in range(len(queries)):
-            fused = means[column[query]] @ queries[query]
+            if by_look:
+                fused = np.maximum.reduceat(means @ queries[query], starts)[column[query]]
+            else:
+                fused = means[column[query]] @ queries[query]
             scores[query] = np.where(near.ids[query] >= 0, fused, scores[query])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         ids = np.take_along_axis(near.ids, order, axis=1)

@@ -22,6 +22,8 @@ from facesearch.cli import (
     jobs,
     migrate,
     photos,
+    train,
+    upgrade,
 )
 from facesearch.errors import FacesearchError
 from facesearch.version import __version__
@@ -73,11 +75,16 @@ app.command()(photos.duplicates)
 app.add_typer(admin.index, name="index", no_args_is_help=True)
 app.add_typer(admin.db, name="db", no_args_is_help=True)
 app.add_typer(admin.models, name="models", no_args_is_help=True)
+admin.models.command("activate")(upgrade.activate)
+admin.models.command("rollback")(upgrade.rollback)
+admin.models.command("status")(upgrade.status)
+admin.models.command("drop")(upgrade.drop)
 app.command()(migrate.migrate)
 app.command()(admin.stats)
 app.command()(admin.doctor)
 app.command()(evaluate.evaluate)
 app.add_typer(evaluate.app, name="bench", no_args_is_help=True)
+app.add_typer(train.app, name="train", no_args_is_help=True)
 app.command()(demo.demo)
 
 

@@ -16,6 +16,7 @@ from facesearch.evaluate.evaluation import Evidence, require_both_kinds
 from facesearch.evaluate.lists import F64, Lists, Outcome, Probe, of_probes
 from facesearch.evaluate.one_to_one import Comparisons
 from facesearch.identify.decide import Identification
+from facesearch.index.templates import templates
 from facesearch.ingest.enroll import Entry, FaceChoice
 from facesearch.store.collections import DEFAULT
 from facesearch.store.gallery import Person
@@ -131,23 +132,23 @@ def run(
         vectors.append(_row(answer[1], face))
     lists = of_probes(answers, len(meant))
     talk("comparing faces exactly")
-    templates = _Templates.of(engine, plan.collection, labels)
+    known = _Templates.of(engine, plan.collection, labels)
     searched = np.array([box is not None for box in boxes])
-    faces = np.concatenate(vectors) if vectors else np.zeros((0, templates.vectors.shape[1]))
+    faces = np.concatenate(vectors) if vectors else np.zeros((0, known.vectors.shape[1]))
     faces = engine.compared(faces.astype(np.float32), plan.collection)
-    own = templates.columns(lists)[searched]
+    own = known.columns(lists)[searched]
     evidence = Evidence(
         source=plan.source,
         lists=lists,
         threshold=limit,
         enrolled=labels.enrolled,
-        exact=_exact(templates, lists, faces, own, searched),
-        twins=None if limit is None else _twins(templates, limit.value, notes),
-        comparisons=_comparisons(templates, faces, own, lists.people[searched], notes),
+        exact=_exact(known, lists, faces, own, searched),
+        twins=None if limit is None else _twins(known, limit.value, notes),
+        comparisons=_comparisons(known, faces, own, lists.people[searched], notes),
         groups=groups,
         notes=tuple(notes + _same(lists)),
     )
-    return Run(evidence, tuple(e.path for e in probes), tuple(boxes), templates.face_ids, failures)
+    return Run(evidence, tuple(e.path for e in probes), tuple(boxes), known.face_ids, failures)
 
 
 class _Labels:
@@ -184,18 +185,18 @@ class _Templates:
         ids = np.array(sorted(key_of), np.int64)
         faces = engine.live(engine.collection(collection)).faces_of(ids)
         order = np.lexsort((faces.face_ids, faces.identity_ids))
-        found, starts, counts = np.unique(
-            faces.identity_ids[order], return_index=True, return_counts=True
+        found, starts, owner = np.unique(
+            faces.identity_ids[order], return_index=True, return_inverse=True
         )
         vectors = faces.vectors[order]
         names = tuple(key_of[i] for i in found.tolist())
         face_ids = dict(zip(names, faces.face_ids[order][starts].tolist(), strict=True))
-        if engine.settings.identify.template == "mean":
-            sums = np.add.reduceat(vectors, starts, axis=0)
-            length = np.linalg.norm(sums, axis=1, keepdims=True)
-            length[counts == 1] = 1.0  # a single face is its own mean
-            vectors = (sums / np.maximum(length, np.finfo(np.float32).tiny)).astype(np.float32)
-            starts = np.arange(len(names))
+        fusion = engine.settings.identify.template
+        if fusion != "best":
+            by_look = fusion == "looks"
+            vectors, starts = templates(
+                vectors, owner.astype(np.int64), len(names), by_look=by_look
+            )
         return _Templates(names, starts.astype(np.int64), vectors, face_ids)
 
     def columns(self, lists: Lists) -> I64:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from facesearch.faces.align import align, to_crops
+from facesearch.errors import PhotoError, Reason
+from facesearch.faces.align import align, to_crops, umeyama
 from facesearch.faces.detect import Detector, Finder
 from facesearch.faces.quality import Measures, measure
 from facesearch.faces.yunet import YuNet
@@ -99,6 +100,29 @@ class Extractor:
             measure(crops, detections),
             facts,
         )
+
+    def again(self, data: bytes, name: str, detections: Detections, size: tuple[int, int]) -> Crops:
+        """The crops of faces that were found in a photo before; it is decoded once.
+
+        Args:
+            data: the file.
+            name: its path, for messages.
+            detections: N faces, in pixels of the upright original.
+            size: (width, height) of that.
+
+        Returns:
+            (N, 112, 112, 3) uint8 BGR.
+
+        Raises:
+            PhotoError: the photo cannot be read, or has another size than it had.
+        """
+        matrices = umeyama(detections.landmarks)
+        enlarged = float(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).max(initial=0.0))
+        wanted = max(self._detector.wanted, math.ceil(max(size) * enlarged))
+        photo = decode(data, name, self._limits, min(wanted, max(size)))
+        if photo.original_size != size:
+            raise PhotoError(Reason.CORRUPT, name, f"is {photo.original_size} now, was {size}")
+        return align(photo, detections)
 
 
 def finer(photo: Photo, detections: Detections) -> int | None:

@@ -10,7 +10,7 @@ from facesearch.values import ModelContract
 
 Order = Literal["rgb", "bgr"]
 
-DIMS = {"sface": 128, "iresnet50": 512, "iresnet100": 512}
+DIMS = {"sface": 128, "mobile": 128, "iresnet50": 512, "iresnet100": 512}
 """The architectures that can be loaded, and the length of their embeddings."""
 
 
@@ -51,6 +51,9 @@ class Model:
         url: where `download` gets it; empty if it cannot.
         size: bytes of the download.
         state: "bundled", "downloadable", "downloaded", "registered" or "bring your own".
+        identities: people it was trained on here; 0 if it was not trained by `facesearch train`.
+        faces: of theirs.
+        base: the model whose weights the training began with; empty for none.
     """
 
     name: str
@@ -67,6 +70,9 @@ class Model:
     url: str = ""
     size: int = 0
     state: str = "bring your own"
+    identities: int = 0
+    faces: int = 0
+    base: str = ""
 
     @property
     def contract(self) -> ModelContract:
@@ -79,6 +85,22 @@ class Model:
             raise ModelError(f"model '{self.name}' has no weights yet")
         return ModelContract(self.name, self.sha256, str(self.preprocessing), self.dim)
 
+    @property
+    def caution(self) -> str:
+        """What is to be said before it is relied on; empty for a universal model."""
+        if not 0 < self.identities < UNIVERSAL:
+            return ""
+        began = f" from '{self.base}'" if self.base else " from scratch"
+        return (
+            f"model '{self.name}' was trained{began} on {self.faces:,} faces of "
+            f"{self.identities:,} people only: it may suit photos like theirs and serve others "
+            "worse; it is no universal model"
+        )
+
+
+UNIVERSAL = 10_000
+"""People a model must have seen to pass for universal: the smallest set that such models are
+commonly trained on (CASIA-WebFace) has 10,575."""
 
 _SFACE = Model(
     name="sface",

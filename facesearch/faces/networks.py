@@ -74,6 +74,12 @@ class SFace(Network):
         return [convolution, nn.BatchNorm2d(after, eps=cls.EPS), nn.PReLU(after)]
 
 
+class Mobile(SFace):
+    """SFace at a third of its width: a tenth of the arithmetic, to be trained on a CPU. 128-d."""
+
+    WIDTHS = (16, 32, 48, 48, 96, 96, 160, 160, 160, 160, 160, 160, 320, 320)
+
+
 class Block(nn.Module):
     """The improved residual unit of ArcFace: norm, conv, norm, PReLU, conv, norm, plus shortcut.
 

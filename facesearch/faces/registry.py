@@ -45,6 +45,15 @@ _TIMEOUT = 30.0
 _CHUNK = 2**20
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Learned:
+    """What a model was trained on: people, faces of theirs, and what it began as ("": nothing)."""
+
+    identities: int
+    faces: int
+    base: str
+
+
 def known(models_dir: Path) -> tuple[Model, ...]:
     """Every model: the built-in table with what is in `models_dir`, then your own by name."""
     registered = {path.stem: _read_entry(path) for path in sorted(models_dir.glob("*.json"))}
@@ -87,7 +96,15 @@ def resolve(name: str, models_dir: Path) -> tuple[Path, Model]:
     return path, model
 
 
-def register(path: Path, *, name: str, architecture: str, order: str, models_dir: Path) -> Model:
+def register(
+    path: Path,
+    *,
+    name: str,
+    architecture: str,
+    order: str,
+    models_dir: Path,
+    learned: Learned | None = None,
+) -> Model:
     """Make your own weights known under a name: checked by loading them, then copied.
 
     A name of the built-in table gives its file to that entry. Registering the same file again
@@ -96,9 +113,10 @@ def register(path: Path, *, name: str, architecture: str, order: str, models_dir
     Args:
         path: `.safetensors`, or a PyTorch file holding tensors only.
         name: lower-case letters, digits, ".", "_" and "-".
-        architecture: "iresnet50" or "iresnet100".
+        architecture: a key of `known_models.DIMS`.
         order: "rgb" or "bgr", the colour order the network was trained on.
         models_dir: the library's models folder; made if it is missing.
+        learned: what it was trained on here; None for weights from elsewhere.
 
     Raises:
         UsageError: the name, architecture or order cannot be.
@@ -127,6 +145,14 @@ def register(path: Path, *, name: str, architecture: str, order: str, models_dir
         file=f"{name}{path.suffix}",
         state="registered",
     )
+    if learned is not None:
+        model = dataclasses.replace(
+            model,
+            upstream="trained here",
+            identities=learned.identities,
+            faces=learned.faces,
+            base=learned.base,
+        )
     existing = {m.name: m for m in known(models_dir)}.get(name)
     if existing and existing.sha256 and existing.sha256 != digest:
         raise ModelError(f"model '{name}' stands for other weights already: choose another name")

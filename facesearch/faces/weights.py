@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from facesearch.errors import ModelError
-from facesearch.faces.networks import IRESNET_BLOCKS, IResNet, Network, SFace
+from facesearch.faces.networks import IRESNET_BLOCKS, IResNet, Mobile, Network, SFace
 from facesearch.faces.numpy_sface import INT8, SCALE, ZERO, dequantise
 
 State = dict[str, Tensor]
@@ -29,7 +29,7 @@ def load_network(architecture: str, path: Path) -> Network:
     """The network of that architecture with the weights of that file: fp32, on the CPU, unfolded.
 
     Args:
-        architecture: "sface", "iresnet50" or "iresnet100".
+        architecture: "sface", "mobile", "iresnet50" or "iresnet100".
         path: `.safetensors`, or a PyTorch file holding tensors only.
 
     Raises:
@@ -37,16 +37,16 @@ def load_network(architecture: str, path: Path) -> Network:
     """
     state = read_state(path)
     network: Network
-    if architecture == "sface":
+    if architecture in {"sface", "mobile"}:
         state = _dense(state)
         with torch.device("meta"):
-            network = SFace()
+            network = SFace() if architecture == "sface" else Mobile()
     elif architecture in IRESNET_BLOCKS:
         state, projected_first = _iresnet_names(state)
         with torch.device("meta"):
             network = IResNet(IRESNET_BLOCKS[architecture], projected_first=projected_first)
     else:
-        known = ", ".join(["sface", *IRESNET_BLOCKS])
+        known = ", ".join(["sface", "mobile", *IRESNET_BLOCKS])
         raise ModelError(f"unknown architecture '{architecture}': use one of {known}")
     wanted = network.state_dict()
     for name in wanted:
@@ -57,6 +57,20 @@ def load_network(architecture: str, path: Path) -> Network:
         raise ModelError(f"{path}: these are not {architecture} weights: {mismatch}")
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
+
+
+def new_network(architecture: str, seed: int) -> Network:
+    """A network with random weights, fp32, on the CPU, to be trained.
+
+    Raises:
+        ModelError: unknown architecture.
+    """
+    torch.manual_seed(seed)
+    if architecture in IRESNET_BLOCKS:
+        return IResNet(IRESNET_BLOCKS[architecture], projected_first=True)
+    if architecture in {"sface", "mobile"}:
+        return SFace() if architecture == "sface" else Mobile()
+    raise ModelError(f"unknown architecture '{architecture}'")
 
 
 def read_state(path: Path) -> State:

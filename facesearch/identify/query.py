@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.backends.remote import RemoteIndex
-from facesearch.errors import PhotoError
+from facesearch.errors import ModelChangedError, PhotoError
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
 from facesearch.faces.quality import quality, why
@@ -63,22 +63,26 @@ class Query:
         targets: collections of one model contract, each with its index.
         embedder: of that contract.
         top: candidates a face.
-        template: "mean" compares with the mean of each identity's faces, "best" with each face.
+        template: "mean" compares with the mean of each identity's faces, "looks" with the mean of
+            each of its looks, "best" with each face.
         judge: number of templates searched to how scores are judged.
         enrolled_faces: of a collection, given the revision that its index is at.
         where: metadata that identities must have; empty for all.
         min_quality: below it a face is not given a name.
+        renew: this query as it would be made now, for when a collection went over to another model
+            since.
     """
 
     database: Database
     targets: Sequence[tuple[Collection, Callable[[], LiveIndex | RemoteIndex]]]
     embedder: Embedder
     top: int
-    template: Literal["mean", "best"]
+    template: Literal["mean", "looks", "best"]
     judge: Callable[[int], Judgement]
     enrolled_faces: Callable[[Collection, int], int]
     where: Mapping[str, JSONValue]
     min_quality: float = 0.0
+    renew: Callable[[], Query] | None = None
 
     def identify(self, extractions: Sequence[Extraction]) -> list[Identification]:
         """The answers for these probes, searched in one batch."""
@@ -87,17 +91,32 @@ class Query:
     def identify_embedded(
         self, extractions: Sequence[Extraction]
     ) -> list[tuple[Identification, Embeddings]]:
-        """`identify`, each answer with the embeddings of its faces."""
+        """`identify`, each answer with the embeddings of its faces.
+
+        The whole answer is by one model: if a collection goes over to another on the way, it is
+        asked again by that.
+        """
+        try:
+            return self._identify(extractions)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().identify_embedded(extractions)
+
+    def _identify(
+        self, extractions: Sequence[Extraction]
+    ) -> list[tuple[Identification, Embeddings]]:
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
         vectors = np.concatenate([e.vectors for e in embedded])
         found, identities, faces_enrolled = [], 0, 0
         for collection, live in self.targets:
             index = live()
             allowed = self._allowed(collection)
-            if self.template == "mean":
-                matches = index.search_templates(vectors, self.top, allowed)
-            else:
+            if self.template == "best":
                 matches = index.search_identities(vectors, self.top, allowed)
+            else:
+                by_look = self.template == "looks"
+                matches = index.search_templates(vectors, self.top, allowed, by_look=by_look)
             identity_ids, face_ids = np.unique(matches.identity_ids), np.unique(matches.ids)
             found.append(
                 Found(
@@ -111,7 +130,7 @@ class Query:
             )
             identities += index.enrolled(allowed)
             faces_enrolled += self.enrolled_faces(collection, index.revision)
-        # each template is one more that a stranger may resemble
+        # each template is one more that a stranger may resemble; looks are at most as many as faces
         judgement = self.judge(identities if self.template == "mean" else faces_enrolled)
         answers, start = [], 0
         for extraction, embeddings in zip(extractions, embedded, strict=True):
@@ -135,6 +154,14 @@ class Query:
 
     def faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         """The most similar stored faces, enrolled or not, for each face of a probe."""
+        try:
+            return self._faces(extraction)
+        except ModelChangedError:
+            if self.renew is None:
+                raise
+            return self.renew().faces(extraction)
+
+    def _faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         (embeddings,) = embed_each(self.embedder, [extraction.crops])
         ((collection, live),) = self.targets
         matches = live().search(embeddings.vectors, self.top)

@@ -20,6 +20,7 @@ from facesearch.index.generation import Generation, open_current
 from facesearch.index.keys import best, best_distinct, count, shift, unpack
 from facesearch.index.manifest import IndexHome, read_pointer
 from facesearch.index.segment import Faces, Scope, Segment
+from facesearch.index.templates import templates
 from facesearch.values import F16, F32, I64, Changes, Matches
 
 SHORTLIST = 64
@@ -254,7 +255,9 @@ class LiveIndex:
         state = self._state
         return _matches(state, _nearest(state, vectors, k, Scope(identities, faces)))
 
-    def search_templates(self, vectors: F32, k: int, identities: I64 | None = None) -> Matches:
+    def search_templates(
+        self, vectors: F32, k: int, identities: I64 | None = None, *, by_look: bool = False
+    ) -> Matches:
         """The k identities whose mean face is most similar to each query.
 
         The identities looked at are the `SHORTLIST` (or 4 k) whose best face is nearest; the mean
@@ -264,6 +267,8 @@ class LiveIndex:
             vectors: (Q, D) float32 unit vectors.
             k: identities wanted a query, at least 1.
             identities: (M,) int64, distinct: search only these; None for all.
+            by_look: take a mean for each look of an identity, of which the best counts (see
+                `index.templates`).
 
         Returns:
             Matches of width k: the cosine to each identity's mean, and its best face.
@@ -278,10 +283,13 @@ class LiveIndex:
         rows, scores = unpack(_nearest(state, vectors, wide, Scope(identities)))
         face_ids, identity_ids = _lookup(state, rows)
         listed, column = np.unique(identity_ids, return_inverse=True)
-        means = _means(state, listed, self._dim)
+        means, starts = _templates(state, listed, by_look)
         column = column.reshape(identity_ids.shape)
         for query in range(len(vectors)):
-            fused = means[column[query]] @ vectors[query]
+            if by_look:
+                fused = np.maximum.reduceat(means @ vectors[query], starts)[column[query]]
+            else:
+                fused = means[column[query]] @ vectors[query]
             scores[query] = np.where(rows[query] >= 0, fused, scores[query])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         face_ids = np.take_along_axis(face_ids, order, axis=1)
@@ -332,22 +340,16 @@ def _nearest(state: _State, vectors: F32, k: int, scope: Scope) -> I64:
     return best_distinct(keys, _lookup(state, unpack(keys)[0])[1], k)
 
 
-def _means(state: _State, identities: I64, dim: int) -> F32:
-    """(M, D) the normalised mean of all faces of each of these (distinct, ascending) identities.
-
-    A single face is left as it is, so that it scores as in a search for faces.
-    """
-    sums = np.zeros((len(identities), dim), np.float32)
-    faces = np.zeros(len(identities), np.int64)
+def _templates(state: _State, identities: I64, by_look: bool) -> tuple[F32, I64]:
+    """`templates` of all faces of each of these (distinct, ascending) identities."""
+    owner, vectors = [], []
     for _, segment in state.segments:
         rows = segment.rows_of(identities[identities > 0])
-        whose = np.searchsorted(identities, segment.faces.identity_ids[rows])
-        np.add.at(sums, whose, segment.faces.vectors[rows].astype(np.float32))
-        np.add.at(faces, whose, 1)
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    length[faces == 1] = 1.0
-    np.divide(sums, np.maximum(length, np.finfo(np.float32).tiny), out=sums)
-    return sums
+        owner.append(np.searchsorted(identities, segment.faces.identity_ids[rows]))
+        vectors.append(segment.faces.vectors[rows].astype(np.float32))
+    return templates(
+        np.concatenate(vectors), np.concatenate(owner), len(identities), by_look=by_look
+    )
 
 
 def _joined(keys: list[I64], queries: int) -> I64:

@@ -21,7 +21,7 @@ from functools import partial
 from itertools import islice
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from facesearch.errors import FacesearchError, PhotoError, Reason
+from facesearch.errors import FacesearchError, ModelChangedError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each, nothing
 from facesearch.faces.extract import Extraction
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
@@ -108,16 +108,34 @@ class Plan:
         return self.restore_erased and before.state == ledger.ERASED
 
 
+@dataclass(slots=True)
+class Target:
+    """Where faces go, and by which model: the collection may go over to another meanwhile.
+
+    Attributes:
+        collection: where faces go.
+        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
+            for when the first face is there.
+        look_up: gives both as they are now.
+    """
+
+    collection: Collection
+    embedder: Callable[[], Embedder]
+    look_up: Callable[[], tuple[Collection, Callable[[], Embedder]]]
+
+    def follow(self) -> None:
+        """Look both up again."""
+        self.collection, self.embedder = self.look_up()
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One ingestion worker, wired.
 
     Attributes:
         database: the store.
-        collection: where faces go.
+        target: where faces go.
         extract: file to aligned faces.
-        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
-            for when the first face is there.
         threads: size of the pool that extracts.
         shift: this process's part in the job.
         film: a video to its outcome and those of its frames that are kept; calls its second
@@ -129,15 +147,19 @@ class Worker:
     """
 
     database: Database
-    collection: Collection
+    target: Target
     extract: Extract
-    embedder: Callable[[], Embedder]
     threads: int
     shift: Shift
     film: Callable[[FileStamp, Callable[[], None]], list[Outcome]]
     limit_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
+
+    @property
+    def collection(self) -> Collection:
+        """Where faces go, as last looked up."""
+        return self.target.collection
 
     def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
         """Process every path that is not done yet; failures are recorded and the rest goes on.
@@ -254,18 +276,35 @@ class Worker:
         others: _Others,
     ) -> Iterator[Work]:
         """The work but for videos, which are done here and now, each in one transaction."""
-
-        def film(item: Work) -> list[Outcome] | Failed:
-            return self.film(stamp_of(item), pool.alive)
-
         for item in work:
             if isinstance(item, Failed) or not is_video(item.path):
                 yield item
                 continue
-            seen = pool.submit(film, item).result()
-            found = [seen] if isinstance(seen, Failed) else seen  # the former: it took too long
-            outcomes = [o for o in found if not self._was_erased(o, plan)]
-            self._record(outcomes, report, others, item)
+            self._follow_up(partial(self._whole_video, item, pool, report, plan, others))
+
+    def _whole_video(
+        self,
+        video: FileStamp,
+        pool: WatchedPool[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
+    ) -> None:
+        def film(item: Work) -> list[Outcome] | Failed:
+            return self.film(stamp_of(item), pool.alive)
+
+        seen = pool.submit(film, video).result()
+        found = [seen] if isinstance(seen, Failed) else seen  # the former: it took too long
+        outcomes = [o for o in found if not self._was_erased(o, plan)]
+        self._record(outcomes, report, others, video)
+
+    def _follow_up(self, embed_and_record: Callable[[], None]) -> None:
+        """Do it, by the new model if the collection went over to one; each is a transaction."""
+        while True:
+            try:
+                return embed_and_record()
+            except ModelChangedError:
+                self.target.follow()
 
     def _was_erased(self, outcome: Outcome, plan: Plan) -> bool:
         """Whether a frame is of a video read before, and a face in it was erased since."""
@@ -314,8 +353,15 @@ class Worker:
         report: Report,
         others: _Others,
     ) -> None:
-        if not pending:
-            return
+        if pending:
+            self._follow_up(partial(self._embed_and_record, pending, report, others))
+
+    def _embed_and_record(
+        self,
+        pending: list[Outcome | tuple[FileStamp, Extraction]],
+        report: Report,
+        others: _Others,
+    ) -> None:
         extractions = [item[1] for item in pending if isinstance(item, tuple)]
         embedded = iter(self._embedded([e.crops for e in extractions]))
         outcomes: list[Outcome] = [
@@ -368,7 +414,7 @@ class Worker:
         """The embeddings of each photo's faces; without any, the model is not even loaded."""
         if not any(len(crops) for crops in groups):
             return [nothing(self.collection.contract)] * len(groups)
-        return embed_each(self.embedder(), groups)
+        return embed_each(self.target.embedder(), groups)
 
     def _ask(
         self, operation: Callable[Concatenate[Database, P], R], *args: P.args, **kwargs: P.kwargs

@@ -56,9 +56,9 @@ class StoredCalibration:
 
 
 def add(database: Database, collection: Collection, new: NewCalibration) -> StoredCalibration:
-    """Store a calibration and make it the active one of its collection."""
+    """Store a calibration and make it the one in use for its scores."""
     with database.write() as connection:
-        connection.execute(_off(collection))
+        connection.execute(_off(collection, new.contract))
         made = connection.execute(
             insert(CalibrationRow)
             .values(
@@ -119,8 +119,14 @@ def every(database: Database, collection: Collection) -> list[StoredCalibration]
 
 
 def active(database: Database, collection: Collection) -> StoredCalibration | None:
-    """The calibration in use; None where there is none."""
-    return next((c for c in every(database, collection) if c.active), None)
+    """The calibration in use; None where there is none.
+
+    Where the collection has one for each of several models, that of the model it searches by; one
+    of another model alone is given too, so that it can be told that it does not apply.
+    """
+    found = [c for c in every(database, collection) if c.active]
+    own = [c for c in found if _model_of(c.values.contract) == collection.contract.key]
+    return next(iter(own or found), None)
 
 
 def activate(database: Database, collection: Collection, number: int) -> StoredCalibration:
@@ -129,9 +135,9 @@ def activate(database: Database, collection: Collection, number: int) -> StoredC
     Raises:
         NotFoundError: there is none of that id.
     """
-    get(database, collection, number)
+    found = get(database, collection, number)
     with database.write() as connection:
-        connection.execute(_off(collection))
+        connection.execute(_off(collection, found.values.contract))
         connection.execute(
             update(CalibrationRow).where(CalibrationRow.id == number).values(active=True)
         )
@@ -139,14 +145,20 @@ def activate(database: Database, collection: Collection, number: int) -> StoredC
 
 
 def deactivate(database: Database, collection: Collection) -> None:
-    """Use no calibration."""
-    with database.write() as connection:
-        connection.execute(_off(collection))
+    """Use no calibration; those of a former model stay as they are, for the way back."""
+    found = active(database, collection)
+    if found is not None:
+        with database.write() as connection:
+            connection.execute(_off(collection, found.values.contract))
 
 
-def _off(collection: Collection) -> Update:
-    return (
-        update(CalibrationRow)
-        .where(CalibrationRow.collection_id == collection.id)
-        .values(active=False)
-    )
+def _off(collection: Collection, scores: str) -> Update:
+    """Use no calibration for the model of these scores; those of other models stay as they are."""
+    row, model = CalibrationRow, _model_of(scores)
+    same = (row.contract == model) | row.contract.startswith(f"{model}|", autoescape=True)
+    return update(row).where(row.collection_id == collection.id, same).values(active=False)
+
+
+def _model_of(scores: str) -> str:
+    """The key of the contract in `facesearch.identify.judge.scores_key`."""
+    return scores.partition("|")[0]

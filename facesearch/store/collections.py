@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, select, update
 
-from facesearch.errors import ContractError, NotFoundError
+from facesearch.errors import ContractError, ModelChangedError, NotFoundError
 from facesearch.store.database import Database, insert_new
 from facesearch.store.tables import CollectionRow, now
 from facesearch.values import ModelContract
@@ -21,14 +21,18 @@ class Collection:
     Attributes:
         id: the store's id.
         name: unique within the library.
-        contract: the model every embedding in it was made by.
+        contract: the model of the vectors that are searched.
         revision: counts the writing transactions that touched it.
+        vectors: number of the set of vectors that are searched, see `facesearch.store.vectors`.
+        aside: this is a view of another set than the one in use: nothing checks that it is.
     """
 
     id: int
     name: str
     contract: ModelContract
     revision: int
+    vectors: int = 0
+    aside: bool = False
 
 
 def ensure(database: Database, name: str, contract: ModelContract) -> Collection:
@@ -96,6 +100,21 @@ def revision(database: Database, collection_id: int) -> int:
         ).scalar_one()
 
 
+def require_unchanged(connection: Connection, collection: Collection) -> None:
+    """Check, in a transaction, that a collection still searches the vectors it did when read.
+
+    Raises:
+        ModelChangedError: it went over to another model.
+    """
+    if collection.aside:
+        return
+    query = select(CollectionRow.vectors).where(CollectionRow.id == collection.id)
+    if connection.execute(query).scalar_one() != collection.vectors:
+        raise ModelChangedError(
+            f"collection '{collection.name}' went over to another model meanwhile; try again"
+        )
+
+
 def bump(connection: Connection, collection_id: int) -> int:
     """Take the collection's next revision; other writers of it wait until this one commits."""
     return connection.execute(
@@ -114,9 +133,10 @@ _SELECT = select(
     CollectionRow.model_preprocessing,
     CollectionRow.model_dim,
     CollectionRow.revision,
+    CollectionRow.vectors,
 )
 
 
-def _value(row: Row[int, str, str, str, str, int, int]) -> Collection:
-    id_, name, model, sha256, preprocessing, dim, rev = row
-    return Collection(id_, name, ModelContract(model, sha256, preprocessing, dim), rev)
+def _value(row: Row[int, str, str, str, str, int, int, int]) -> Collection:
+    id_, name, model, sha256, preprocessing, dim, rev, vectors = row
+    return Collection(id_, name, ModelContract(model, sha256, preprocessing, dim), rev, vectors)

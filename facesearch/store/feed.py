@@ -10,7 +10,8 @@ import numpy as np
 from sqlalchemy import Connection, Row, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from facesearch.store.collections import Collection
+from facesearch.store import vectors
+from facesearch.store.collections import Collection, require_unchanged
 from facesearch.store.database import Database
 from facesearch.store.tables import CollectionRow, FaceRow, RemovalRow
 from facesearch.values import Changes, FaceRows
@@ -28,6 +29,9 @@ def snapshot(
     """The collection's revision and all its faces at it, in batches by ascending face id.
 
     The batches are read inside one transaction: consume them before the block ends.
+
+    Raises:
+        ModelChangedError: the collection went over to another model since it was looked up.
     """
     with sized_snapshot(database, collection) as (revision, _, batches):
         yield revision, batches
@@ -39,18 +43,25 @@ def sized_snapshot(
 ) -> Iterator[tuple[int, int, Iterator[FaceRows]]]:
     """`snapshot`, with the number of faces before the batches."""
     with database.read() as connection:
+        require_unchanged(connection, collection)
         revision = connection.execute(
             select(CollectionRow.revision).where(CollectionRow.id == collection.id)
         ).scalar_one()
         size = _size(connection, collection)
         result = connection.execution_options(yield_per=BATCH).execute(
-            _FACES.where(FaceRow.collection_id == collection.id).order_by(FaceRow.id)
+            vectors.faces(collection)
+            .where(FaceRow.collection_id == collection.id)
+            .order_by(FaceRow.id)
         )
         yield revision, size, (_rows(part, collection.contract.dim) for part in result.partitions())
 
 
 def changes(database: Database, collection: Collection, since: int) -> Changes:
-    """Everything that happened to the collection's faces after revision `since`."""
+    """Everything that happened to the collection's faces after revision `since`.
+
+    Raises:
+        ModelChangedError: the collection went over to another model since it was looked up.
+    """
     return changes_and_size(database, collection, since, sized=False)[0]
 
 
@@ -59,6 +70,7 @@ def changes_and_size(
 ) -> tuple[Changes, int]:
     """`changes`, and how many faces the collection has then; 0 unless `sized`."""
     with database.read() as connection:
+        require_unchanged(connection, collection)
         revision = connection.execute(
             select(CollectionRow.revision).where(CollectionRow.id == collection.id)
         ).scalar_one()
@@ -67,9 +79,9 @@ def changes_and_size(
             removed: list[int] = []
         else:
             rows = connection.execute(
-                _FACES.where(
-                    FaceRow.collection_id == collection.id, FaceRow.changed > since
-                ).order_by(FaceRow.id)
+                vectors.faces(collection)
+                .where(vectors.changed_since(collection, since))
+                .order_by(FaceRow.id)
             ).all()
             removed = list(
                 connection.execute(
@@ -105,8 +117,9 @@ def faces_of(database: Database, collection: Collection, identity_ids: Sequence[
 
 def between(database: Database, collection: Collection, first: int, last: int) -> FaceRows:
     """The collection's faces with ids from `first` up to but not including `last`, ascending."""
-    query = _FACES.where(FaceRow.collection_id == collection.id)
+    query = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
     with database.read() as connection:
+        require_unchanged(connection, collection)
         rows = connection.execute(
             query.where(FaceRow.id >= first, FaceRow.id < last).order_by(FaceRow.id)
         ).all()
@@ -151,21 +164,28 @@ def _chosen(
     ids: Sequence[int],
 ) -> FaceRows:
     rows: list[Row[int, int | None, bytes]] = []
-    query = _FACES.where(FaceRow.collection_id == collection.id)
+    query = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
     with database.read() as connection:
+        require_unchanged(connection, collection)
         for start in range(0, len(ids), _LOOKUP):
             rows += connection.execute(query.where(column.in_(ids[start : start + _LOOKUP])))
     return _rows(sorted(rows, key=lambda row: row[0]), collection.contract.dim)
 
 
 def _size(connection: Connection, collection: Collection) -> int:
+    """How many of its faces have a vector in the collection's set."""
+    mine = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
     return connection.execute(
-        select(func.count()).where(FaceRow.collection_id == collection.id).select_from(FaceRow)
+        mine.with_only_columns(func.count(), maintain_column_froms=True)
     ).scalar_one()
 
 
 def one_face_a_person(database: Database, collection: Collection, limit: int) -> FaceRows:
-    """The oldest face of each of the `limit` people who have been enrolled longest."""
+    """The oldest face of each of the `limit` people who have been enrolled longest.
+
+    Raises:
+        ModelChangedError: the collection went over to another model since it was looked up.
+    """
     first = (
         select(func.min(FaceRow.id))
         .where(FaceRow.collection_id == collection.id, FaceRow.identity_id.is_not(None))
@@ -173,12 +193,11 @@ def one_face_a_person(database: Database, collection: Collection, limit: int) ->
         .order_by(FaceRow.identity_id)
         .limit(limit)
     )
+    query = vectors.faces(collection).where(FaceRow.id.in_(first)).order_by(FaceRow.id)
     with database.read() as connection:
-        rows = connection.execute(_FACES.where(FaceRow.id.in_(first)).order_by(FaceRow.id)).all()
+        require_unchanged(connection, collection)
+        rows = connection.execute(query).all()
     return _rows(rows, collection.contract.dim)
-
-
-_FACES = select(FaceRow.id, FaceRow.identity_id, FaceRow.embedding)
 
 
 def _rows(rows: Sequence[Row[int, int | None, bytes]], dim: int) -> FaceRows:

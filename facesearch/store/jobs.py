@@ -1,4 +1,4 @@
-"""Jobs: runs of `ingest` and `enroll`, and the processes at work on them.
+"""Jobs: runs of `ingest`, `enroll` and `models activate`, and the processes at work on them.
 
 A worker beats: it notes every few seconds that it lives and what it has done. One that has not been
 heard of for `SILENCE_S`, or whose process on this machine is gone, is dead, and what it had in hand
@@ -20,7 +20,14 @@ from facesearch.store import processes
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
 from facesearch.store.paths import to_text
-from facesearch.store.tables import CollectionRow, FileRow, JobRow, WorkerRow, now
+from facesearch.store.tables import (
+    CollectionRow,
+    FileRow,
+    JobRow,
+    ReembeddingRow,
+    WorkerRow,
+    now,
+)
 from facesearch.values import JSONValue
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
@@ -58,7 +65,7 @@ class Job:
     Attributes:
         id: the store's id.
         collection: name of the collection.
-        kind: "ingest" or "enroll".
+        kind: "ingest", "enroll" or "upgrade".
         sources: what was asked to be read.
         state: running, done, stopped, failed or dead.
         detail: why it failed.
@@ -134,7 +141,8 @@ def beat(database: Database, worker: int, counts: Mapping[str, JSONValue]) -> No
 def leave(database: Database, worker: int, counts: Mapping[str, JSONValue]) -> None:
     """Record that a worker is done; what it still has in hand is free for others."""
     with database.write() as connection:
-        connection.execute(update(FileRow).where(FileRow.lease == worker).values(lease=None))
+        for row in (FileRow, ReembeddingRow):
+            connection.execute(update(row).where(row.lease == worker).values(lease=None))
         connection.execute(
             update(WorkerRow)
             .where(WorkerRow.id == worker)

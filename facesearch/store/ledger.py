@@ -29,8 +29,8 @@ from sqlalchemy import (
 )
 
 from facesearch.errors import Reason
-from facesearch.store import photo_rows
-from facesearch.store.collections import Collection, bump
+from facesearch.store import photo_rows, vectors
+from facesearch.store.collections import Collection, bump, require_unchanged
 from facesearch.store.database import Database
 from facesearch.store.outcomes import Container, Duplicate, Extracted, Failed, FileStamp, Outcome
 from facesearch.store.paths import beginnings, from_text, to_text
@@ -157,6 +157,7 @@ def record(database: Database, collection: Collection, outcomes: Sequence[Outcom
         The number of faces added.
 
     Raises:
+        ModelChangedError: the collection went over to another model; nothing was stored.
         StoreError, LibraryError, DiskFullError: nothing of the batch was stored.
     """
     return _record(database, collection, outcomes, None, None).faces if outcomes else 0
@@ -197,6 +198,7 @@ def _record(
 ) -> Recorded:
     with database.write() as connection:
         revision = bump(connection, collection.id)
+        require_unchanged(connection, collection)
         before = _files_before(connection, collection, outcomes)
         if worker is not None:
             held = {path for path, row in before.items() if row.lease == worker}
@@ -226,7 +228,7 @@ def _record(
         ]
         rows = [row for row in found if not row["reason"]]
         if rows:
-            connection.execute(insert(FaceRow), photo_rows.without(rows, "reason"))
+            vectors.insert_faces(connection, collection, photo_rows.without(rows, "reason"))
         photo_rows.write_rejections(connection, found, [photo_ids[digest] for digest in read])
         with_faces = photo_rows.with_faces(connection, photo_ids.values())
         left = _write_files(connection, collection.id, outcomes, photo_ids, with_faces, before)

@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from facesearch.values import JSONValue
 
-SCHEMA_HEAD = "0004"
+SCHEMA_HEAD = "0009"
 """Revision of `migrations/versions` that these tables describe."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -72,6 +72,8 @@ class CollectionRow(Base):
     model_sha256: Mapped[str] = mapped_column(String(64))
     model_preprocessing: Mapped[str] = mapped_column(Text)
     model_dim: Mapped[int] = mapped_column(Integer)
+    vectors: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """The row of `vector_sets` whose vectors are searched; 0: those in `faces.embedding`."""
     revision: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
 
@@ -204,12 +206,69 @@ class FaceRow(Base):
     quality: Mapped[float] = mapped_column(Float)
     """0 to 1, see `faces.quality`."""
     embedding: Mapped[bytes] = mapped_column(LargeBinary)
-    """D float16, unit length before rounding."""
+    """D float16, unit length before rounding, by the model the collection was created with; empty
+    where the face came after the collection went over to another (`vectors`)."""
     identity_id: Mapped[int | None] = mapped_column(
         ForeignKey("identities.id", ondelete="SET NULL"), index=True
     )
     changed: Mapped[int] = mapped_column(BigInteger)
     """The collection's revision that last touched this row."""
+
+
+class VectorSetRow(Base):
+    """The vectors of a collection's faces by one model, while it has those of several."""
+
+    __tablename__ = "vector_sets"
+    __table_args__ = (Index(None, "collection_id"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    number: Mapped[int] = mapped_column(BigInteger)
+    """What `collections.vectors` is when this set is searched: its id, or 0 for the first."""
+    model_name: Mapped[str] = mapped_column(String(200))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    model_preprocessing: Mapped[str] = mapped_column(Text)
+    model_dim: Mapped[int] = mapped_column(Integer)
+    report: Mapped[dict[str, JSONValue] | None] = mapped_column(JSON)
+    """How it compared with the set before it; None until that was measured."""
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
+    activated_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When it was last taken into use; None if it never was."""
+
+
+class VectorRow(Base):
+    """The vector of a face by another model than that its collection was created with."""
+
+    __tablename__ = "vectors"
+    __table_args__ = (Index(None, "set_id", "changed"),)
+    face_id: Mapped[int] = mapped_column(
+        ForeignKey("faces.id", ondelete="CASCADE"), primary_key=True
+    )
+    set_id: Mapped[int] = mapped_column(
+        ForeignKey("vector_sets.id", ondelete="CASCADE"), primary_key=True
+    )
+    embedding: Mapped[bytes] = mapped_column(LargeBinary)
+    """D float16, unit length before rounding."""
+    changed: Mapped[int] = mapped_column(BigInteger)
+    """The collection's revision that wrote it."""
+
+
+class ReembeddingRow(Base):
+    """A photo whose faces are being embedded by another model, or could not be."""
+
+    __tablename__ = "reembeddings"
+    __table_args__ = (
+        UniqueConstraint("set_number", "photo_id"),
+        Index(None, "photo_id"),
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    set_number: Mapped[int] = mapped_column(BigInteger)
+    photo_id: Mapped[int] = mapped_column(ForeignKey("photos.id", ondelete="CASCADE"))
+    lease: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    """The row of `workers` whose process has this photo in hand; None where it failed."""
+    reason: Mapped[str | None] = mapped_column(String(32))
+    detail: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
 
 
 class RejectionRow(Base):
@@ -246,7 +305,7 @@ class RemovalRow(Base):
 
 
 class CalibrationRow(Base):
-    """What `calibrate` found for a collection; at most one of a collection is active."""
+    """What `calibrate` found for a collection; at most one of its scores is active."""
 
     __tablename__ = "calibrations"
     __table_args__ = (Index(None, "collection_id"), {"sqlite_autoincrement": True})

@@ -36,7 +36,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files | Ser
         yield Files(library)
     elif kind.startswith("pgvector"):
         tuning = Tuning() if kind == "pgvector" else Tuning(exact_rows=0)
-        yield Served(library, lambda: PgVector(database, library.collection.id, 30.0, tuning))
+        yield Served(library, lambda: PgVector(database, (library.collection.id, 0), 30.0, tuning))
     else:
         if kind == "milvus-lite":
             if importlib.util.find_spec("milvus_lite") is None:
@@ -67,7 +67,7 @@ def milvus_site(library: Library, url: str, *, exact: bool = True) -> Iterator[S
     uuid_ = library.database.library_uuid()
     served = Served(
         library,
-        lambda: Milvus(url, uuid_, library.collection.id, 60.0, replicas=1, tuning=tuning),
+        lambda: Milvus(url, uuid_, (library.collection.id, 0), 60.0, replicas=1, tuning=tuning),
     )
     yield served
     served.backend.close()

@@ -118,7 +118,7 @@ def test_a_server_that_differs_is_found_and_mended(
         migrate(source, engine)
         assert engine.verify_index() == []
         state = engine.live(engine.collection()).status()
-        table = f'facesearch_vectors."faces_1_{state.generation}"'
+        table = f'facesearch_vectors."faces_1s0_{state.generation}"'
         with engine.database.write() as connection:
             connection.execute(text(f"DELETE FROM {table} WHERE face_id = 1"))
             connection.execute(text(f"UPDATE {table} SET identity_id = 77 WHERE face_id = 2"))

@@ -20,6 +20,7 @@ from tests.conftest import absent
 from tests.index.made import people, units
 
 PEOPLE, EACH, DIM = 1500, 2, 16
+COLLECTION = 1, 0
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,9 @@ def served(server: milvus.Server, tmp_path_factory: pytest.TempPathFactory) -> I
     tuning = Tuning(exact_rows=0, effort=512)
     served = Served(
         library,
-        lambda: Milvus(server.url, uuid_, library.collection.id, 90, replicas=1, tuning=tuning),
+        lambda: Milvus(
+            server.url, uuid_, (library.collection.id, 0), 90, replicas=1, tuning=tuning
+        ),
     )
     served.build()
     yield served
@@ -69,7 +72,9 @@ def hasty(served: Served, timeout_s: float = 3.0) -> Served:
 
     url, library = served.backend.where, served.library
     uuid_ = library.database.library_uuid()
-    return Served(library, lambda: Milvus(url, uuid_, library.collection.id, timeout_s, replicas=1))
+    return Served(
+        library, lambda: Milvus(url, uuid_, (library.collection.id, 0), timeout_s, replicas=1)
+    )
 
 
 def check(served: Served, queries: F32) -> None:
@@ -105,7 +110,7 @@ def test_rows_that_are_lost_are_not_overlooked(served: Served, queries: F32) -> 
     assert state is not None
     library_id = state.library_id.replace("-", "")
     raw = MilvusClient(served.backend.where, timeout=30)
-    raw.delete(f"facesearch_{library_id}_{state.collection_id}_{state.name}", ids=[10, 11, 700])
+    raw.delete(f"facesearch_{library_id}_{state.collection_id}s0_{state.name}", ids=[10, 11, 700])
     raw.close()
     with pytest.raises(IncompleteError, match="only 2997 of 3000 faces were searched"):
         client.open().search(queries, 3)
@@ -123,7 +128,7 @@ def test_one_replica_where_two_are_asked_for(served: Served) -> None:
     from facesearch.backends.milvus import Milvus
 
     library = served.library
-    two = Milvus(served.backend.where, str(uuid.uuid4()), 1, 20.0)
+    two = Milvus(served.backend.where, str(uuid.uuid4()), (1, 0), 20.0)
     with pytest.raises(BackendError, match=r"fewer query nodes than index\.replicas = 2"):
         sync.build(two, library.home, library.database, library.collection)
     two.close()

@@ -60,14 +60,14 @@ def test_upgrade_of_a_database_with_rows(tmp_path: Path) -> None:
     migrate.upgrade(database)
     collection = collections.ensure(database, "default", CONTRACT)
     ledger.record(database, collection, [extracted("/a.jpg", "a" * 64, 3)])
+    with feed.snapshot(database, collection) as (_, batches):
+        before = np.concatenate([b.vectors for b in batches])
     config = migrate._config()
     with database.write() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
     with pytest.raises(SchemaError, match="older than this program"):
         database.check()
-    with feed.snapshot(database, collection) as (_, batches):
-        before = np.concatenate([b.vectors for b in batches])
     assert migrate.upgrade(database) == ("0001", SCHEMA_HEAD)
     database.check()
     with feed.snapshot(database, collection) as (_, batches):

@@ -1,0 +1,10 @@
+"""The group of commands that train models."""
+
+from __future__ import annotations
+
+import typer
+
+from facesearch.cli import train_embedder
+
+app = typer.Typer(help="Train models of your own.")
+app.command("embedder")(train_embedder.embedder)

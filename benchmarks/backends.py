@@ -25,11 +25,13 @@ import numpy as np
 from sqlalchemy import insert
 
 from benchmarks import record
+from facesearch.cli.common import plain
 from facesearch.engine import Engine
 from facesearch.evaluate.lfw import TOP, principal_vectors
 from facesearch.evaluate.metrics import SearchScores, open_set
 from facesearch.evaluate.protocol import read_protocol
 from facesearch.evaluate.search import Bench, made
+from facesearch.index.exact import widen
 from facesearch.index.measure import clopper_pearson, exact_truth
 from facesearch.ingest.enroll import Entry
 from facesearch.migration import migrate
@@ -121,7 +123,7 @@ def _answers(
     ranks, scores, best, all_ids, all_scores = [], [], [], [], []
     for kind in ("mated", "nonmated"):
         vectors = principal_vectors(engine, paths[kind])
-        seen = ~np.isnan(vectors).any(axis=1)
+        seen = np.asarray(np.isfinite(vectors).all(axis=1))
         matches = index.search_templates(np.nan_to_num(vectors), TOP)
         all_ids.append(matches.identity_ids[seen])
         all_scores.append(matches.scores[seen])
@@ -145,7 +147,7 @@ def _answers(
             nonmated_people=np.arange(len(best)),
         )
     )
-    said = {"rank1": figures.rank1, "tpir": {str(k): v for k, v in figures.tpir.items()}}
+    said = {"rank1": figures.rank1, "points": plain(figures.points)}
     return np.concatenate(all_ids), np.concatenate(all_scores), said
 
 
@@ -158,7 +160,7 @@ def build(directory: Path, size: int) -> None:
     with _timed(times, "store"), Engine.create(directory / "library") as engine:
         collection = collections.ensure(engine.database, "default", contract)
         for start in range(0, size, BATCH):
-            _store(engine, collection.id, faces.vectors[start : start + BATCH], start)
+            _store(engine, collection.id, widen(faces.vectors[start : start + BATCH]), start)
     with _timed(times, "faiss"), Engine.open(directory / "library") as engine:
         print(engine.build_index())
     server = milvus.Server(directory / "milvus")

@@ -192,6 +192,9 @@ def left_over(engine: Engine) -> list[str]:
         "faces without a photo": (
             "SELECT count(*) FROM faces WHERE photo_id NOT IN (SELECT id FROM photos)"
         ),
+        "crops without a face": (
+            "SELECT count(*) FROM crops WHERE face_id NOT IN (SELECT id FROM faces)"
+        ),
         "files in hand": "SELECT count(*) FROM files WHERE lease IS NOT NULL",
         "files not read": "SELECT count(*) FROM files WHERE state = 'pending'",
     }

@@ -306,12 +306,12 @@ def _measured(
     photos: Embedded, frames: Embedded, protocol: Protocol, levers: str
 ) -> dict[str, JSONValue]:
     faces = Faces.of(photos, levers)
-    mirror, centre = LEVERS[levers]
+    kind, centre = LEVERS[levers]
     mean = None
     if centre:  # what an index of one frame a person would take
-        vectors = photos.mirrored if mirror else photos.plain
-        others = Faces.of(frames, "mirror" if mirror else "none")
-        mean = mean_of_people(mean_of(vectors, faces.people), others.vectors[others.one_each()])
+        prior = mean_of(photos.of(kind), faces.people)
+        each = Faces.of(frames, "none").one_each()
+        mean = mean_of_people(prior, frames.of(kind)[each])
     return measure(faces, protocol, Faces.of(frames, levers, mean), SCALES[centre])
 
 

@@ -28,12 +28,14 @@ from facesearch.values import F32, I64, Crops
 Rows = NDArray[np.intp]
 
 LEVERS = {
-    "none": (False, False),
-    "mirror": (True, False),
-    "centre": (False, True),
-    "default": (True, True),
+    "none": ("plain", False),
+    "mirror": ("mirrored", False),
+    "centre": ("plain", True),
+    "default": ("mirrored", True),
+    "unmoved": ("unmoved", False),
+    "unmoved, centred": ("unmoved", True),
 }
-"""What is done to embeddings: averaged with the mirror image's, centred."""
+"""What is done to embeddings: which of `Embedded`, and whether they are centred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,20 @@ class Embedded:
     Attributes:
         photos: paths below the folder, ascending.
         plain: (N, D) float32 unit vectors.
-        mirrored: likewise, averaged with the mirror image's.
-        norms: (N,) float32, of the plain embeddings.
+        mirrored: likewise, averaged with the mirror image's, as by default.
+        unmoved: likewise, neither of the two moved.
+        norms: (N,) float32, lengths of the embeddings, as the default embedder gives them.
     """
 
     photos: tuple[str, ...]
     plain: F32
     mirrored: F32
+    unmoved: F32
     norms: F32
+
+    def of(self, kind: str) -> F32:
+        """The vectors of a kind: "plain", "mirrored" or "unmoved"."""
+        return {"plain": self.plain, "mirrored": self.mirrored, "unmoved": self.unmoved}[kind]
 
 
 def arguments(doc: str | None, data: Path, what: str) -> argparse.ArgumentParser:
@@ -77,10 +85,10 @@ def embedded(folder: Path, cache: Path | None = None) -> Embedded:
     if cache is not None and cache.exists():
         with np.load(cache) as kept:
             photos = tuple(str(name) for name in kept["names"])
-            return Embedded(photos, kept["plain"], kept["mirrored"], kept["norms"])
+            return Embedded(photos, kept["plain"], kept["mirrored"], kept["unmoved"], kept["norms"])
     extractor = Extractor(DetectSpec(), PhotoLimits())
     embedder: Embedder = load_embedder(EmbedSpec(), Path("no-models"))
-    both = MirroredEmbedder(embedder)
+    both, still = MirroredEmbedder(embedder), MirroredEmbedder(embedder, shift=0)
 
     def extract(path: Path) -> Extraction:
         return extractor(path.read_bytes(), path.relative_to(folder).as_posix())
@@ -94,14 +102,21 @@ def embedded(folder: Path, cache: Path | None = None) -> Embedded:
                 names.append(found.name)
                 crops.append(found.crops[face])
     together = np.stack(crops)
-    plain = embedder.embed(together)
-    result = Embedded(tuple(names), plain.vectors, both.embed(together).vectors, plain.quality)
+    default = both.embed(together)
+    result = Embedded(
+        tuple(names),
+        embedder.embed(together).vectors,
+        default.vectors,
+        still.embed(together).vectors,
+        default.quality,
+    )
     if cache is not None:
         np.savez(
             cache,
             names=np.array(names),
             plain=result.plain,
             mirrored=result.mirrored,
+            unmoved=result.unmoved,
             norms=result.norms,
         )
     return result
@@ -132,8 +147,8 @@ class Faces:
             levers: a key of `LEVERS`.
             mean: (D,) taken out when centring; None for that of these people.
         """
-        mirror, centre = LEVERS[levers]
-        vectors = source.mirrored if mirror else source.plain
+        kind, centre = LEVERS[levers]
+        vectors = source.of(kind)
         labels = np.array([re.sub(r"(/.*|_\d+\.jpg)$", "", photo) for photo in source.photos])
         names, people = np.unique(labels, return_inverse=True)
         if centre:

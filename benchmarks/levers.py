@@ -16,7 +16,8 @@ this without `--write`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,19 @@ from facesearch.evaluate.bootstrap import middle
 from facesearch.evaluate.metrics import FPIRS
 from facesearch.evaluate.protocol import Protocol, enrol_more, read_protocol
 from facesearch.faces.known_models import KNOWN
-from facesearch.faces.mirror import MARK, mirrored
+from facesearch.faces.mirror import MARK, UNMOVED, mirrored
+from facesearch.identify.adapt import adapt
 from facesearch.identify.review import FEWEST, OUTLIER_FMR, outliers
 from facesearch.identify.threshold import default_threshold
 from facesearch.index.centring import SHIPPED, centred
 from facesearch.index.live import SHORTLIST
+from facesearch.index.templates import templates as templates_of
 from facesearch.resources import shipped
 from facesearch.values import F32, I64, ModelContract
 
 SPLITS = 5
 DRAWS = 400
+by_look = partial(templates_of, by_look=True)
 DRAWN = 40
 """Galleries of frames drawn at random."""
 COHORT = 20
@@ -52,19 +56,27 @@ Fuse = Callable[[F32, F32, I64], F32]
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """The principal face of every photo: (N, D) unit vectors, plain and mirror-averaged."""
+    """The principal face of every photo: (N, D) unit vectors, see `benchmarks.faces.Embedded`."""
 
     row: dict[str, int]
     people: I64
     plain: F32
     mirrored: F32
+    unmoved: F32
     norms: F32
 
     @classmethod
     def of(cls, source: Embedded) -> Faces:
         """The faces as embedded."""
         known = benchmarks.faces.Faces.of(source, "none")
-        return cls(known.row, known.people, source.plain, source.mirrored, source.norms)
+        return cls(
+            known.row,
+            known.people,
+            source.plain,
+            source.mirrored,
+            source.unmoved,
+            source.norms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,8 @@ class Lever:
     """None: neither centred nor whitened; 1: centred; below: whitened too."""
     fusion: str = "mean"
     cohort: bool = False
+    moved: bool = True
+    """Whether the face and its mirror image are moved up and down."""
 
 
 LEVERS = (
@@ -127,10 +141,12 @@ LEVERS = (
     Lever("mean template alone", mirrored=False, shrinkage=None),
     Lever("all (the default)"),
     Lever("all but mirror", mirrored=False),
+    Lever("all, mirror image not moved", moved=False),
     Lever("all but centring", shrinkage=None),
     Lever("all but the mean template", fusion="best"),
     *(Lever(f"all, whitened, shrinkage {r}", shrinkage=r) for r in (0.3, 0.5, 0.7, 0.9)),
     Lever("all, templates weighted by quality", fusion="weighted"),
+    Lever("all, a template a look", fusion="looks"),
     Lever("all, scores normalised by a cohort", cohort=True),
 )
 
@@ -174,7 +190,8 @@ def search(faces: Faces, protocol: Protocol, lever: Lever, part: NDArray[np.bool
         lever: what to do.
         part: (P,) bool, by number of person.
     """
-    vectors, others = faces.mirrored if lever.mirrored else faces.plain, ~part[faces.people]
+    averaged = faces.mirrored if lever.moved else faces.unmoved
+    vectors, others = averaged if lever.mirrored else faces.plain, ~part[faces.people]
     if lever.shrinkage is not None:
         vectors = fit(vectors[others], faces.people[others], lever.shrinkage)(vectors)
     enrolled = _rows(faces, protocol.gallery.photos, part)
@@ -185,11 +202,15 @@ def search(faces: Faces, protocol: Protocol, lever: Lever, part: NDArray[np.bool
     weights = faces.norms[enrolled] ** 2 if lever.fusion == "weighted" else np.ones(len(enrolled))
     templates = np.add.reduceat(vectors[enrolled] * weights[:, None], starts, axis=0)
     templates /= np.linalg.norm(templates, axis=1, keepdims=True)
+    owner = np.searchsorted(people, faces.people[enrolled])
+    looks, of_person = by_look(vectors[enrolled], owner, len(people))
 
     def scored(rows: Rows) -> F32:
         if lever.fusion == "best":
             each = vectors[rows] @ vectors[enrolled].T
             fused: F32 = np.maximum.reduceat(each, starts, axis=1)
+        elif lever.fusion == "looks":
+            fused = np.maximum.reduceat(vectors[rows] @ looks.T, of_person, axis=1)
         else:
             fused = (vectors[rows] @ templates.T).astype(np.float32)
         if lever.cohort:
@@ -362,6 +383,13 @@ def shortlist_misses(faces: Faces, protocol: Protocol, adaptation: Adaptation) -
     }
 
 
+def adapting(faces: Faces) -> dict[str, Any]:
+    """What `index adapt` finds where these people are enrolled with all photos."""
+    compared = centred(faces.mirrored, mean_of(faces.mirrored, faces.people))
+    found = adapt(compared, faces.people, _contract().key)
+    return {"accepted": found.accepted} | asdict(found.adaptation.evidence)
+
+
 def main() -> None:
     """Measure and write the record; or, with `--write`, the means that ship."""
     parser = arguments(__doc__, evaluation_data(), "evaluation data: lfw-dev/ and landmarks68/")
@@ -374,7 +402,11 @@ def main() -> None:
     if args.write:
         contract = _contract()
         plain = contract.preprocessing.removesuffix(MARK)
-        means = {contract.preprocessing: faces.mirrored, plain: faces.plain}
+        means = {
+            contract.preprocessing: faces.mirrored,
+            plain + UNMOVED: faces.unmoved,
+            plain: faces.plain,
+        }
         tensors = {name: mean_of(vectors, faces.people) for name, vectors in means.items()}
         save_file(tensors, shipped("models") / SHIPPED)
         return
@@ -382,7 +414,9 @@ def main() -> None:
     adaptation = fit(faces.mirrored, faces.people)
     several = enrol_more(protocol, 3)
     single = [
-        lever for lever in LEVERS if lever.fusion != "weighted" and "template" not in lever.name
+        lever
+        for lever in LEVERS
+        if lever.fusion not in ("weighted", "looks") and "template" not in lever.name
     ]
     record = {
         "people": int(faces.people.max()) + 1,
@@ -399,8 +433,12 @@ def main() -> None:
         "other_photos": other_photos(faces, frames),
         "injected": injected(faces),
         "shortlist": shortlist_misses(faces, several, adaptation),
+        "adapt": {
+            "LFW": adapting(faces),
+            "video frames": adapting(frames),
+        },
     }
-    for name in ("template_fpir", "other_photos", "injected", "shortlist"):
+    for name in ("template_fpir", "other_photos", "injected", "shortlist", "adapt"):
         print(name, record[name])
     print(write("levers", head, record))
 

@@ -31,6 +31,7 @@ from facesearch import Engine
 from facesearch.faces import quality
 from facesearch.faces.embedder import Embedder
 from facesearch.faces.extract import principal
+from facesearch.index.centring import centred
 from facesearch.values import Crops, Detections, Pixels
 
 F64 = NDArray[np.float64]
@@ -122,7 +123,7 @@ def main() -> None:
         Engine.create(Path(folder) / "library", embed_device="cpu") as engine,
     ):
         d = faces(options.root, engine, options.faces)
-        embedder = engine.embedder(mirror=False)
+        embedder = engine.embedder()
         crops = np.asarray(d["crops"], np.uint8)
         vectors, norms = embed(embedder, crops)
         places = {str(path): i for i, path in enumerate(d["paths"])}
@@ -132,6 +133,8 @@ def main() -> None:
         strangers, _ = column(protocol, "nonmated.csv", places)
         number = {name: i for i, name in enumerate(people)}
         own = np.array([number.get(name, -1) for name in who])
+        mean = vectors[gallery].mean(axis=0).astype(np.float32)
+        vectors = centred(vectors.astype(np.float32), mean).astype(float)
         probes, own = np.array(mated)[own >= 0], own[own >= 0]
 
         def search(of: F64) -> tuple[F64, NDArray[np.bool_]]:
@@ -194,6 +197,7 @@ def main() -> None:
             rows = np.concatenate([some, np.array(strangers)])
             changed = np.stack([change(crop) for crop in crops[rows]])
             v, n = embed(embedder, changed)
+            v = centred(v.astype(np.float32), mean).astype(float)
             part = {key: np.asarray(d[key])[rows] for key in ("boxes", "landmarks", "scores")}
             q = figure(measured(part, changed, n))
             s = v @ vectors[gallery].T

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from facesearch.settings import Settings
 
 
-READERS = 4
-"""Photos in hand a core: some are read while others are looked at together."""
+READERS, LEAST_READERS = 4, 8
+"""Photos in hand a core, and at least: some are read while others are looked at together."""
 
 
 class Crew(Parts):
@@ -44,26 +44,30 @@ class Crew(Parts):
             anew: it was looked up before: follow it to whatever model it has now.
         """
         from facesearch.faces import registry
-        from facesearch.faces.mirror import is_mirrored, mirrored
+        from facesearch.faces.mirror import MARK, embedder_for, mark_of, mirrored
 
         known = {c.name: c for c in self.collections()}
         # a collection keeps its model, whatever the settings say by now
-        model_name, mirror = self.settings.embed.model, self.settings.embed.mirror
+        model_name, mark = self.settings.embed.model, MARK if self.settings.embed.mirror else ""
         if name in known:
-            mirror = is_mirrored(known[name].contract)
+            mark = mark_of(known[name].contract)
             given = self._model_given and not anew
             model_name = model_name if given else known[name].contract.name
         _, model = registry.resolve(model_name, self.models_dir)
         if self.settings.embed.device not in {"auto", "cpu"}:
             self.embedder(model_name)  # complain about a device that is not there before working
-        contract = mirrored(model.contract) if mirror else model.contract
+        contract = mirrored(model.contract, mark)
         try:
             target = collections.ensure(self.database, name, contract)
         except ContractError:
             if name in known and self.collection(name).contract != known[name].contract:
                 return self._target(name, anew=anew)  # it went over to another model this instant
             raise
-        return target, partial(self.embedder, model_name, mirror)
+
+        def embedder() -> Embedder:
+            return embedder_for(self.embedder(model_name, mirror=False), contract)
+
+        return target, embedder
 
     @contextmanager
     def _worker(
@@ -81,10 +85,10 @@ class Crew(Parts):
 
         target = Target(*self._target(collection), partial(self._target, collection, anew=True))
         policy, limits = self.settings.ingest, self.settings.photos
-        gate = Gate(policy.min_quality, policy.min_face)
-        readers = READERS * self.threads
+        gate = Gate(policy.min_quality, policy.min_face, policy.crops)
+        readers = max(READERS * self.threads, LEAST_READERS)
         film = FilmReader(
-            self._extract_bulk,
+            self._extract_bytes,
             lambda: target.embedder(),
             gate,
             policy.video_every,
@@ -95,13 +99,14 @@ class Crew(Parts):
             yield Worker(
                 self.database,
                 target,
-                partial(self._extract, bulk=True),
+                self._extract,
                 readers,
                 shift,
                 film,
                 policy.max_seconds,
                 gate,
                 progress,
+                self._load_extractor,
             )
 
     def _share(self, task: Task, workers: int, progress: Callable[[Report], None]) -> Report:
@@ -139,7 +144,7 @@ class Task:
     """
 
     job: int
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     listed: Iterable[str]
     collection: str
     plan: Plan

@@ -95,8 +95,8 @@ def _model(engine: Engine) -> str:
 
 def _index(engine: Engine, name: str) -> str:
     index = engine.live(engine.collection(name))
-    status = index.status()
+    status, people = index.status(), index.enrolled()[0]
     backend = engine.settings.index.backend
     return (
         "" if backend == "faiss" else f"{backend}: "
-    ) + f"{status.rows} faces indexed, {status.delta} beside the index, {index.enrolled()} people"
+    ) + f"{status.rows} faces indexed, {status.delta} beside the index, {people} people"

@@ -14,18 +14,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from facesearch import library
 from facesearch.crew import Task
 from facesearch.errors import UsageError
-from facesearch.store import calibrations, gallery, jobs, ledger, presence, rejections
+from facesearch.store import calibrations, crops, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
+from facesearch.store.filters import Filter
 from facesearch.upgrade import Upgrades
-from facesearch.values import F32, Embeddings, Failure, Identity, JSONValue
+from facesearch.values import F32, Crops, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
+    from facesearch.identify.adapt import Adapted
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
     from facesearch.identify.learn import Calibrated
@@ -93,7 +96,7 @@ class Engine(Upgrades):
 
         Args:
             sources: files, folders (walked recursively), zip and tar archives, members of them
-                (`a.zip!/b.jpg`) and patterns (`2019/**/*.jpg`).
+                (`a.zip!/b.jpg`), patterns (`2019/**/*.jpg`) and URLs (`photos.remote`).
             collection: name of the collection.
             listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
@@ -114,18 +117,18 @@ class Engine(Upgrades):
         from facesearch.ingest.listed import spooled
         from facesearch.ingest.rescan import rescan as look_for
         from facesearch.ingest.worker import Plan
-        from facesearch.photos import archive
+        from facesearch.photos import archive, remote
         from facesearch.photos.find import find
 
         if workers < 1:
             raise UsageError(f"workers = {workers}: at least one must do the work")
         roots = _roots(sources)
-        paths = [Path(root) for root in roots]
-        find(paths)  # complain about those that are not there, before anything is recorded
-        patterns = (r for r in roots if not os.path.lexists(r) and not archive.split(r))
+        find(roots)  # complain about those that are not there, before anything is recorded
+        there = (os.path.lexists, archive.split, remote.url_of)
+        patterns = (r for r in roots if not any(known(r) for known in there))
         if rescan and (pattern := next(patterns, None)):
             raise UsageError(f"{pattern}: a rescan takes folders and files, not patterns")
-        listed = map(os.path.abspath, listed)
+        listed = map(remote.absolute, listed)
         target, _ = self._target(collection)
         with (
             job(self.database, target, "ingest", roots) as number,
@@ -134,8 +137,8 @@ class Engine(Upgrades):
         ):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)
-            task = Task(number, tuple(paths), rest, collection, plan)
-            report = self._share(task, workers, progress)
+            task = Task(number, tuple(roots), rest, collection, plan)
+            report = self._share(task, workers, self._tending(target, progress))
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
         if report.faces:
@@ -225,7 +228,7 @@ class Engine(Upgrades):
         counted = Report()
         with (
             job(self.database, target, "enroll", named) as number,
-            self._worker(number, collection, counted, progress) as worker,
+            self._worker(number, collection, counted, self._tending(target, progress)) as worker,
         ):
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
@@ -246,6 +249,8 @@ class Engine(Upgrades):
         fpir: float | None = None,
         prior: float | None = None,
         where: Mapping[str, JSONValue] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Identification:
         """Answer "who is this?" for every face in a photo.
 
@@ -259,6 +264,8 @@ class Engine(Upgrades):
             prior: chance that a face in the photo is of somebody enrolled, for the chance of a
                 false match; default from the settings.
             where: search only identities whose metadata has these keys and values.
+            since: search only photos taken then or later, by the camera's clock.
+            until: search only photos taken before then.
 
         Raises:
             PhotoError: the photo cannot be read.
@@ -267,7 +274,8 @@ class Engine(Upgrades):
             UsageError: an option is out of range, or the model has no measured threshold.
             IndexFileError: an index is damaged; `build_index` makes it anew.
         """
-        query = self._query(collection, top, threshold, fpir, prior, where)
+        chosen = Filter(where or {}, since, until)
+        query = self._query(collection, top, threshold, fpir, prior, chosen)
         extraction = self.extract(photo)
         return query.identify([extraction])[0]
 
@@ -281,12 +289,15 @@ class Engine(Upgrades):
         fpir: float | None = None,
         prior: float | None = None,
         where: Mapping[str, JSONValue] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Iterator[Identification | Failure]:
         """`identify` for many photos, read in parallel and searched in batches; in order.
 
         A photo that cannot be read gives a `Failure` in its place.
         """
-        query = self._query(collection, top, threshold, fpir, prior, where)
+        chosen = Filter(where or {}, since, until)
+        query = self._query(collection, top, threshold, fpir, prior, chosen)
         answers = query.stream(photos, self.extract, self.threads)
         return (answer if isinstance(answer, Failure) else answer[0] for answer in answers)
 
@@ -299,7 +310,7 @@ class Engine(Upgrades):
         threshold: float | None = None,
     ) -> Iterator[tuple[Identification, Embeddings] | Failure]:
         """`identify_many`, each answer with the embeddings of the probe's faces, in their order."""
-        query = self._query(collection, top, threshold, None, None, None)
+        query = self._query(collection, top, threshold, None, None)
         return query.stream(photos, self.extract, self.threads)
 
     def compared(self, vectors: F32, collection: str = DEFAULT) -> F32:
@@ -312,13 +323,20 @@ class Engine(Upgrades):
         collection: str = DEFAULT,
         *,
         top: int = 20,
+        where: Mapping[str, JSONValue] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> tuple[FaceMatches, ...]:
         """The most similar faces of the whole collection, enrolled or not, a row a probe face.
+
+        With `where` only faces of people with this metadata, with `since` and `until` only those of
+        photos taken then, as for `identify`.
 
         Raises:
             As `identify`.
         """
-        query = self._query(collection, top, None, None, None, None)
+        chosen = Filter(where or {}, since, until)
+        query = self._query(collection, top, None, None, None, chosen)
         return query.faces(self.extract(photo))
 
     def compare(
@@ -416,7 +434,7 @@ class Engine(Upgrades):
             embedder = self.embedder_of(found)
             faces = labelled.from_entries(entries, self.extract, embedder, self.threads)
         rate = self.settings.identify.fpir if fpir is None else fpir
-        scores = scores_key(found.contract, self._home(found).centred)
+        scores = scores_key(found.contract, self._home(found).centred, self.live(found).adaptation)
         faces = faces.compared(self.live(found).compared)
         learned = learn(faces, scores, size, rate, described)
         stored = calibrations.add(self.database, found, learned.new)
@@ -468,11 +486,18 @@ class Engine(Upgrades):
         gallery.change(self.database, person.id, name=name, metadata=metadata)
         return gallery.find(self.database, found, f"#{person.id}")
 
-    def erase_identity(self, key: str, collection: str = DEFAULT) -> tuple[Identity, int]:
+    def erase_identity(
+        self, key: str, collection: str = DEFAULT, *, rebuild: bool = True
+    ) -> tuple[Identity, int]:
         """Delete an identity and its faces, from the database and from the index.
 
         Searches stop finding them at once; an index that held their vectors is rebuilt without
         them before this returns.
+
+        Args:
+            key: external id, name or `#id`.
+            collection: name of the collection.
+            rebuild: else the vectors stay in the index's files, masked, until the next compaction.
 
         Returns:
             The identity as it was, and how many faces were deleted.
@@ -480,17 +505,21 @@ class Engine(Upgrades):
         found = self.collection(collection)
         person = gallery.find(self.database, found, key)
         face_ids = gallery.erase(self.database, found, person.id)
-        status = self.live(found).status()
-        if face_ids and self._served(found) is not None:
-            self._push(found)
-        elif face_ids and status.generation is not None and min(face_ids) <= status.max_face_id:
-            self.build_index(collection)
+        status = self.live(found).status() if rebuild and face_ids else None
+        if status and self._served(found) is not None:
+            self.compactor.stop()
+            self._push(found, wait=True)
+        elif status and status.generation is not None and min(face_ids) <= status.max_face_id:
+            self.compactor.stop()
+            self.build_index(collection, wait=True)
         self._erase_from_other_models(found, face_ids)
         return person, len(face_ids)
 
     # --- index
 
-    def build_index(self, collection: str = DEFAULT, recipe: str | None = None) -> IndexStatus:
+    def build_index(
+        self, collection: str = DEFAULT, recipe: str | None = None, *, wait: bool = False
+    ) -> IndexStatus:
         """Build the index anew from the database and make it current; searches go on meanwhile.
 
         Args:
@@ -498,6 +527,7 @@ class Engine(Upgrades):
             recipe: name of a recipe of `indexes/` or path of a recipe file; default what
                 `tune_index` chose, else what the settings say. "auto" chooses by the number of
                 rows and forgets what was tuned.
+            wait: for another process that is building this index, instead of complaining.
 
         Raises:
             UsageError: no such recipe.
@@ -506,22 +536,79 @@ class Engine(Upgrades):
             BackendError: the vector server fails; what it held is untouched.
         """
         found = self.collection(collection)
-        self._build(found, recipe)
+        self._build(found, recipe, wait=wait)
         return self.live(found).status()
 
-    def compact_index(self, collection: str = DEFAULT) -> IndexStatus:
+    def adapt(self, collection: str = DEFAULT, *, apply: bool = True) -> Adapted:
+        """Learn from the people enrolled how photos of one person differ, and compare accordingly.
+
+        What is learned is applied only if people it was not learned from are found better with it;
+        then the index is built anew. The former adaptation is replaced. A calibration made before
+        is not used any more: calibrate again.
+
+        Args:
+            collection: name of the collection.
+            apply: False to measure only.
+
+        Raises:
+            UsageError: too few people have several photos, or a vector server searches.
+            As `build_index` otherwise.
+        """
+        from facesearch.identify import labelled
+        from facesearch.identify.adapt import adapt
+        from facesearch.index.adaptation import write_adaptation
+
+        if self.settings.index.backend != "faiss":
+            raise UsageError(
+                f'index.backend = "{self.settings.index.backend}" compares without an adaptation; '
+                'only "faiss" can'
+            )
+        found = self.collection(collection)
+        faces = labelled.from_collection(self.database, found)
+        faces = faces.compared(self.live(found).centred)
+        result = adapt(faces.vectors, faces.people, found.contract.key)
+        if apply and result.accepted:
+            write_adaptation(self._home(found).directory, result.adaptation)
+            self.build_index(collection)
+        return result
+
+    def forget_adaptation(self, collection: str = DEFAULT) -> bool:
+        """Compare without an adaptation again; the index is built anew if it had one.
+
+        Returns:
+            Whether it had one.
+        """
+        from facesearch.index.adaptation import forget_adaptation
+
+        found = self.collection(collection)
+        forget_adaptation(self._home(found).directory)
+        had = self.live(found).adaptation is not None
+        if had:
+            self.build_index(collection)
+        return had
+
+    def compact_index(self, collection: str = DEFAULT, *, background: bool = False) -> IndexStatus:
         """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
 
         A vector server takes in the changes instead.
+
+        Args:
+            collection: name of the collection.
+            background: in another process, at low priority, which ends with this engine; this
+                returns at once.
 
         Raises:
             As `build_index`.
         """
         found = self.collection(collection)
         status = self.live(found).status()
-        if status.generation is not None and self._served(found) is not None:
-            return self._push(found)
-        return self.build_index(collection) if status.delta or status.superseded else status
+        if not (status.delta or status.superseded):
+            return status
+        if background:
+            self._compact_beside(found)
+            return status
+        self._renew(found)
+        return self.live(found).status()
 
     def tune_index(
         self,
@@ -559,7 +646,10 @@ class Engine(Upgrades):
             raise UsageError("`index tune` chooses among FAISS's recipes; a vector server has none")
         tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
         active = calibrations.active(self.database, found)
-        rule = self._rule(found.contract, self._home(found).centred, calibration=active)
+        adaptation = self.live(found).adaptation
+        rule = self._rule(
+            found.contract, self._home(found).centred, calibration=active, adaptation=adaptation
+        )
         threshold = rule(self._templates(found)).threshold.value
         with tempfile.TemporaryDirectory(prefix="facesearch-tune-") as folder:
             compared = self.live(found).compared
@@ -596,7 +686,7 @@ class Engine(Upgrades):
                 f"The nearest it names are scored again exactly; {status.delta:,} newer faces are "
                 f"compared one by one; {status.superseded:,} removed ones are not shown."
             )
-        generation = getattr(index, "generation", None)
+        generation = index.generation
         if generation is None:
             return (
                 f"No index was built: the {status.delta:,} faces are compared one by one, exactly, "
@@ -621,8 +711,16 @@ class Engine(Upgrades):
         )
         return "\n".join(lines)
 
+    def crop_of(self, face_id: int) -> Crops | None:
+        """The aligned pixels of a face, (112, 112, 3) BGR; None if they were not kept.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return crops.of_faces(self.database, [face_id]).get(face_id)
+
     def verify_index(self, *, repair: bool = False) -> list[Problem]:
-        """Check every file of the library's indexes, or a vector server, against the database.
+        """Check index files, or a vector server, against the database; and stored crops.
 
         Args:
             repair: mend what a vector server has too much, too little or otherwise.
@@ -636,12 +734,21 @@ class Engine(Upgrades):
         from facesearch import indexing
 
         every = [one for c in self.collections() for one in (c, *self._other_models(c))]
-        if self.settings.index.backend == "faiss":
-            if repair:
-                raise UsageError("index files are not mended: `facesearch index build` makes anew")
+        if self.settings.index.backend != "faiss":
+            problems = self._verify_served(every, repair=repair)
+        elif repair:
+            raise UsageError("index files are not mended: `facesearch index build` makes anew")
+        else:
             homes = [(c, self._home(c)) for c in every]
-            return list(indexing.verify(self.database, self.root / "index", homes))
+            problems = list(indexing.verify(self.database, self.root / "index", homes))
+        where = self.database.where
+        bad = (line for c in self.collections() for line in crops.damaged(self.database, c))
+        return problems + [indexing.Problem(where, line) for line in bad]
+
+    def _verify_served(self, every: Iterable[Collection], *, repair: bool) -> list[Problem]:
+        """`verify_index` of a vector server, without crops."""
         from facesearch.backends import sync
+        from facesearch.indexing import Problem
 
         problems = []
         for found in every:
@@ -650,7 +757,7 @@ class Engine(Upgrades):
             backend, home = remote.backend, remote.home
             differences = [d for d in sync.verify(backend, home, self.database, found) if d]
             problems += [
-                indexing.Problem(f"{backend.where}, '{found.name}'", words)
+                Problem(f"{backend.where}, '{found.name}'", words)
                 for words in sync.described(differences)
             ]
             if repair:
@@ -700,30 +807,49 @@ class Engine(Upgrades):
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
 
+    def _tending(
+        self, collection: Collection, progress: Callable[[Report], None]
+    ) -> Callable[[Report], None]:
+        """`progress`, which also has the index compacted meanwhile when too much lies outside."""
+        from facesearch.compaction import Occasion
+
+        def look() -> None:
+            found = self.collection(collection.name)  # it may have gone over to another model
+            if self.outside(found) > self.settings.index.max_delta:
+                self._compact_beside(found)
+
+        occasion = Occasion(look)
+
+        def told(report: Report) -> None:
+            progress(report)
+            occasion()
+
+        return told
+
     def _rebuild_if_due(self, collection: str) -> None:
-        """Build the index when too many faces lie outside the current generation."""
+        """Build the index, or push, when too much lies outside it."""
+        self.compactor.wait()
         found = self.collection(collection)
-        if self.live(found).status().delta > self.settings.index.max_delta:
-            if self._served(found) is not None:
-                self.compact_index(collection)
-            else:
-                self.build_index(collection)
+        if self.outside(found) > self.settings.index.max_delta:
+            self._renew(found)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""
         from facesearch.identify.review import OUTLIER_FMR, review
 
         contract, centred = collection.contract, self._home(collection).centred
+        index = self.live(collection)
         try:
-            alike = self._rule(contract, centred)
-            odd = self._rule(contract, centred, fpir=OUTLIER_FMR)
+            alike = self._rule(contract, centred, adaptation=index.adaptation)
+            odd = self._rule(contract, centred, fpir=OUTLIER_FMR, adaptation=index.adaptation)
         except UsageError:
             return []
-        index = self.live(collection)
-        limits = odd(1).threshold.value, alike(index.enrolled()).threshold.value
+        limits = odd(1).threshold.value, alike(index.enrolled()[0]).threshold.value
         return review(self.database, collection, index, face_ids, limits)
 
 
 def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Sources as absolute paths."""
-    return [os.path.abspath(os.fspath(source)) for source in sources]
+    """Sources as absolute paths, or URLs."""
+    from facesearch.photos import remote
+
+    return [remote.absolute(source) for source in sources]

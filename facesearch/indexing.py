@@ -11,6 +11,7 @@ import numpy as np
 
 from facesearch.errors import IndexFileError, UsageError
 from facesearch.evaluate.generate import another_photo, shipped_statistics
+from facesearch.index.adaptation import ADAPTED, read_adaptation
 from facesearch.index.disk import LOCK_NAME
 from facesearch.index.exact import widen
 from facesearch.index.live import LiveIndex
@@ -128,6 +129,7 @@ def verify(
         yield from _strange(home)
         try:
             read_tuned(home.directory)
+            read_adaptation(home.directory, home.contract, home.dim)
             index = LiveIndex.open(home, partial(collections.revision, database, collection.id))
         except IndexFileError as err:
             yield Problem(str(home.directory), str(err))
@@ -145,7 +147,7 @@ def _strange(home: IndexHome) -> Iterator[Problem]:
         return  # opening it says so
     current = pointer.generation if pointer else None
     for path in sorted(home.directory.iterdir()):
-        if path.name not in {POINTER, TUNED, LOCK_NAME, current}:
+        if path.name not in {POINTER, TUNED, ADAPTED, LOCK_NAME, current}:
             yield Problem(str(path), "is not of the current generation; `index build` removes it")
     folder = home.directory / (current or "")
     for path in sorted(folder.iterdir()) if current and folder.is_dir() else []:

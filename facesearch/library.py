@@ -131,6 +131,7 @@ CONFIG_TEMPLATE = """\
 # min_face = 0.0              # pixels; likewise
 # video_every = 0.5           # seconds between frames of a video
 # max_seconds = 120.0         # a file that takes longer is recorded as failed; 0: any time
+# crops = false               # whether to keep the aligned pixels of faces, 21 KB each
 # gps = false                 # whether to store where photos were taken
 
 [index]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from facesearch.compaction import Compactor
 from facesearch.errors import UsageError
 from facesearch.library import Library
-from facesearch.store import calibrations, collections, feed, gallery, ledger
+from facesearch.store import calibrations, collections, feed, filters, gallery, ledger
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.values import JSONValue, ModelContract
+from facesearch.store.filters import Filter
+from facesearch.values import ModelContract
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,11 +28,16 @@ if TYPE_CHECKING:
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.identify.judge import Rule
     from facesearch.identify.query import Query
-    from facesearch.index.live import IndexStatus, LiveIndex
+    from facesearch.index.adaptation import Adaptation
+    from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
+    from facesearch.index.segment import Scope
     from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
+
+SCRUB_S = 5.0
+"""How long a build waits for readers, to have nothing deleted left in the database's log."""
 
 
 class Parts:
@@ -42,9 +50,12 @@ class Parts:
         self._model_given = opened.model_given
         self._live: dict[tuple[int, int], LiveIndex] = {}
         self._remote: dict[tuple[int, int, bool], RemoteIndex] = {}
+        self._opening = threading.Lock()
+        self._reopening: dict[tuple[int, int], Future[None]] = {}
+        self._openers = ThreadPoolExecutor(1, thread_name_prefix="facesearch-open")
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
-        self._enrolled: dict[int, tuple[int, int]] = {}
+        self._scopes: dict[int, tuple[tuple[int, Filter] | None, Scope]] = {}
         self._loading = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -60,11 +71,18 @@ class Parts:
 
     def close(self) -> None:
         """Release the database's connections and the indexes."""
+        self.compactor.stop()
+        self._openers.shutdown(cancel_futures=True)
         self._live.clear()
         for index in self._remote.values():
             index.close()
         self._remote.clear()
         self.database.close()
+
+    @cached_property
+    def compactor(self) -> Compactor:
+        """What compacts indexes in the background."""
+        return Compactor(self.root, self.settings)
 
     def collection(self, name: str = DEFAULT) -> Collection:
         """The collection of that name.
@@ -150,10 +168,10 @@ class Parts:
             ModelError: its model is not here, or its weights are missing or corrupt.
             ContractError: the model of that name is another one by now.
         """
-        from facesearch.faces.mirror import is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         contract = collection.contract
-        embedder = self.embedder(contract.name, is_mirrored(contract))
+        embedder = embedder_for(self.embedder(contract.name, mirror=False), contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
@@ -166,7 +184,7 @@ class Parts:
         from dataclasses import replace
 
         from facesearch.faces.embed import load_probe_embedder
-        from facesearch.faces.mirror import MirroredEmbedder, is_mirrored
+        from facesearch.faces.mirror import embedder_for
 
         model = collection.contract.name
         if model not in self._probe_embedders:
@@ -174,39 +192,88 @@ class Parts:
             self._probe_embedders[model] = load_probe_embedder(
                 spec, self.models_dir, partial(self.embedder, model, mirror=False)
             )
-        plain = self._probe_embedders[model]
-        embedder = MirroredEmbedder(plain) if is_mirrored(collection.contract) else plain
+        embedder = embedder_for(self._probe_embedders[model], collection.contract)
         collections.require_contract(collection, embedder.contract)
         return embedder
 
     def live(self, collection: Collection) -> LiveIndex | RemoteIndex:
-        """The collection's index, brought up to every row committed before this call.
+        """The collection's index as it is now, and every row committed before this call.
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
             ModelChangedError: the collection went over to another model since it was looked up.
             BackendError: the vector server fails, or holds what it should not.
         """
-        remote = self._served(collection)
-        if remote is not None:
+        if (remote := self._served(collection)) is not None:
             remote.refresh()
             return remote
-        from facesearch.index.live import LiveIndex
+        home, key = self._home(collection), (collection.id, collection.vectors)
+        with self._opening:
+            index = self._live.get(key)
+            if index is None or index.outdated(home):
+                for other in [k for k in self._live if k[0] == collection.id and k != key]:
+                    if not collection.aside:
+                        del self._live[other]  # of a model that the collection went over from
+                index = self._live[key] = self._opened(collection, home)
+        return self._caught_up(collection, index)
 
-        def revision() -> int:
-            return collections.revision(self.database, collection.id)
+    def serving(self, collection: Collection) -> LiveIndex | RemoteIndex:
+        """`live`, without waiting until a generation that was published meanwhile is opened.
 
-        home = self._home(collection)
+        The former one goes on answering, with every row committed before this call; a thread opens
+        the new one, and later calls get that.
+
+        Raises:
+            As `live`.
+        """
         key = collection.id, collection.vectors
         index = self._live.get(key)
-        if index is None or index.outdated(home):
-            for other in [k for k in self._live if k[0] == collection.id and k != key]:
-                if not collection.aside:
-                    del self._live[other]  # of a model that the collection went over from
-            index = LiveIndex.open(home, revision, partial(self._people, collection))
-            self._live[key] = index
-        if index.revision != revision():
-            index.apply(feed.changes(self.database, collection, index.revision))
+        if index is None:  # always so with a vector server
+            return self.live(collection)
+        if index.outdated(self._home(collection)):
+            with self._opening:
+                reopening = self._reopening.get(key)
+                if reopening is None and self._live.get(key) is index:
+                    work = partial(self._reopen, collection)
+                    self._reopening[key] = self._openers.submit(work)
+                elif reopening is not None and reopening.done():
+                    del self._reopening[key]
+                    reopening.result()
+                index = self._live.get(key, index)
+        return self._caught_up(collection, index)
+
+    def _reopen(self, collection: Collection) -> None:
+        """Open the current generation, ready to answer, and let it replace the former one."""
+        index = self._opened(collection, self._home(collection))
+        self._caught_up(collection, index)
+        index.prepare()
+        self._live[collection.id, collection.vectors] = index
+
+    def outside(self, collection: Collection) -> int:
+        """How many changes to faces the current generation does not have; none of it is loaded.
+
+        Raises:
+            BackendError: the vector server fails.
+        """
+        from facesearch.index.generation import current_revision
+
+        if (remote := self._served(collection)) is not None:
+            state = remote.backend.state()
+            since = 0 if state is None else state.revision
+        else:
+            since = current_revision(self._home(collection))
+        return feed.changed(self.database, collection, since)
+
+    def _opened(self, collection: Collection, home: IndexHome) -> LiveIndex:
+        from facesearch.index.live import LiveIndex
+
+        revision = partial(collections.revision, self.database, collection.id)
+        return LiveIndex.open(home, revision, partial(self._people, collection))
+
+    def _caught_up(self, collection: Collection, index: LiveIndex) -> LiveIndex:
+        """The index after everything committed before this call."""
+        if index.revision != collections.revision(self.database, collection.id):
+            index.follow(partial(feed.changes, self.database, collection))
         return index
 
     def _served(self, collection: Collection) -> RemoteIndex | None:
@@ -276,7 +343,7 @@ class Parts:
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
 
-    def _build(self, collection: Collection, recipe: str | None) -> None:
+    def _build(self, collection: Collection, recipe: str | None, *, wait: bool = False) -> None:
         """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
         if (remote := self._served(collection)) is not None:
             from facesearch.backends import sync
@@ -284,8 +351,10 @@ class Parts:
             if recipe is not None:
                 raise UsageError("recipes are FAISS's; a vector server has its own index")
             people = self._people(collection) if remote.home.centred else None
-            sync.build(remote.backend, remote.home, self.database, collection, people)
+            sync.build(remote.backend, remote.home, self.database, collection, people, wait=wait)
+            self.database.scrub(SCRUB_S)
             return
+        from facesearch.index.adaptation import read_adaptation
         from facesearch.index.build import build
         from facesearch.index.spec import choose, load_recipe
         from facesearch.index.tuned import forget_tuned, read_tuned
@@ -301,18 +370,31 @@ class Parts:
         else:
             spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
         people = self._people(collection) if home.centred else None
+        adaptation = read_adaptation(home.directory, home.contract, home.dim)
         with feed.snapshot(self.database, collection) as (revision, batches):
-            build(home, spec, revision, batches, people=people)
+            build(home, spec, revision, batches, people=people, adaptation=adaptation, wait=wait)
+        self.database.scrub(SCRUB_S)
 
-    def _push(self, collection: Collection) -> IndexStatus:
-        """Bring the vector server to the store's revision."""
+    def _push(self, collection: Collection, *, wait: bool = False) -> bool:
+        """Bring the vector server to the store's revision; False if it holds nothing yet."""
         from facesearch.backends import sync
 
         remote = self._served(collection)
         assert remote is not None
-        sync.push(remote.backend, remote.home, self.database, collection)
-        remote.refresh()
-        return remote.status()
+        pushed = sync.push(remote.backend, remote.home, self.database, collection, wait=wait)
+        self.database.scrub(SCRUB_S)
+        return pushed is not None
+
+    def _renew(self, collection: Collection) -> None:
+        """Have everything committed in the index: push where a server holds some, else build."""
+        if self._served(collection) is None or not self._push(collection):
+            self._build(collection, None)
+
+    def _compact_beside(self, collection: Collection) -> None:
+        """`compact_index` in a process of its own; not with Milvus Lite, whose file is for one."""
+        index = self.settings.index
+        if index.backend != "milvus" or not index.url.endswith(".db"):
+            self.compactor.start(collection.name)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""
@@ -327,7 +409,7 @@ class Parts:
         threshold: float | None,
         fpir: float | None,
         prior: float | None,
-        where: Mapping[str, JSONValue] | None,
+        chosen: Filter | None = None,
     ) -> Query:
         from facesearch.identify.query import Query
 
@@ -341,6 +423,12 @@ class Parts:
             raise UsageError(f"top = {top}: ask for at least one candidate")
         # a calibration is of one collection: of several together nothing is known
         one = searched[0] if len(searched) == 1 else None
+        adaptations = [self.live(c).adaptation for c in searched]
+        if len({None if a is None else a.key for a in adaptations}) > 1:
+            raise UsageError(
+                "these collections are adapted differently, so that their scores cannot be "
+                "compared; search them one by one, or `facesearch index adapt --forget`"
+            )
         rule = self._rule(
             embedder.contract,
             self._home(searched[0]).centred,
@@ -348,19 +436,19 @@ class Parts:
             fpir,
             prior,
             calibrations.active(self.database, one) if one else None,
+            adaptations[0],
         )
         settings = self.settings.identify
         return Query(
             database=self.database,
-            targets=[(c, partial(self.live, c)) for c in searched],
+            targets=[(c, partial(self.serving, c)) for c in searched],
             embedder=embedder,
             top=settings.top if top is None else top,
             template=settings.template,
             judge=rule,
-            enrolled_faces=partial(self._enrolled_faces, where or {}),
-            where=where or {},
+            scope=partial(self._scope, chosen or Filter()),
             min_quality=settings.min_quality,
-            renew=partial(self._query, names, top, threshold, fpir, prior, where),
+            renew=partial(self._query, names, top, threshold, fpir, prior, chosen),
         )
 
     def _rule(
@@ -371,6 +459,7 @@ class Parts:
         fpir: float | None = None,
         prior: float | None = None,
         calibration: StoredCalibration | None = None,
+        adaptation: Adaptation | None = None,
     ) -> Rule:
         """What scores are judged by; complains at once about an option that cannot be.
 
@@ -391,6 +480,7 @@ class Parts:
             default_fpir=settings.fpir,
             prior=settings.prior if prior is None else prior,
             calibration=calibration,
+            adaptation=adaptation,
         )
         rule(1)
         return rule
@@ -398,19 +488,24 @@ class Parts:
     def _templates(self, collection: Collection) -> int:
         """How many templates a probe is compared with."""
         if self.settings.identify.template == "mean":
-            return self.live(collection).enrolled()
+            return self.live(collection).enrolled()[0]
         return gallery.enrolled_faces(self.database, collection)
 
-    def _enrolled_faces(
-        self, where: Mapping[str, JSONValue], collection: Collection, revision: int
-    ) -> int:
-        """How many enrolled faces a query searches; counted once a revision."""
-        if where:
-            return gallery.enrolled_faces(self.database, collection, where)
-        if self._enrolled.get(collection.id, (-1, 0))[0] != revision:
-            count = gallery.enrolled_faces(self.database, collection)
-            self._enrolled[collection.id] = revision, count
-        return self._enrolled[collection.id][1]
+    def _scope(self, chosen: Filter, collection: Collection, revision: int) -> Scope:
+        """The faces that pass a filter; looked up again when the collection has changed."""
+        from facesearch.index.segment import EVERYTHING, Scope
+
+        if not chosen:
+            return EVERYTHING
+        known, scope = self._scopes.get(collection.id, (None, EVERYTHING))
+        # metadata is looked up each time: changing it leaves the revision as it is
+        if known != (revision, chosen) or chosen.where:
+            scope = Scope(
+                filters.identities(self.database, collection, chosen),
+                filters.faces(self.database, collection, chosen),
+            )
+            self._scopes[collection.id] = (revision, chosen), scope
+        return scope
 
     def extract(self, photo: str | os.PathLike[str]) -> Extraction:
         """A photo's faces, detected and aligned, ready to embed.
@@ -418,27 +513,29 @@ class Parts:
         Raises:
             PhotoError: the photo cannot be read.
         """
-        extraction = self._extract(os.path.abspath(os.fspath(photo)), lambda sha256: False)
-        assert not isinstance(extraction, str)
-        return extraction
+        from facesearch.photos import remote
+        from facesearch.photos.place import read_place
 
-    def _extract(
-        self, path: str, known: Callable[[str], bool], *, bulk: bool = False
-    ) -> Extraction | str:
+        path = remote.absolute(photo)
+        return self.extractor(read_place(path, self.settings.photos), path)
+
+    def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored.
 
-        With `bulk`, for many threads at once.
+        For bulk work: called from many threads at once.
         """
         from facesearch.photos.place import read_place
 
         data = read_place(path, self.settings.photos)
         sha256 = hashlib.sha256(data).hexdigest()
-        if known(sha256):
-            return sha256
-        return (self._extract_bulk if bulk else self.extractor)(data, path, sha256)
+        return sha256 if known(sha256) else self._extract_bytes(data, path, sha256)
 
-    def _extract_bulk(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
-        """`bulk_extractor` of a photo; it is loaded with the first."""
+    def _extract_bytes(self, data: bytes, name: str, sha256: str | None = None) -> Extraction:
+        """`bulk_extractor` of a photo; loaded when the first one asks."""
+        self._load_extractor()
+        return self.bulk_extractor(data, name, sha256)
+
+    def _load_extractor(self) -> None:
+        """Load `bulk_extractor`, once, whoever else asks for it meanwhile."""
         with self._loading:
-            extract = self.bulk_extractor
-        return extract(data, name, sha256)
+            _ = self.bulk_extractor

@@ -23,7 +23,7 @@ import numpy as np
 
 from facesearch.crew import Crew
 from facesearch.errors import NotFoundError, UsageError
-from facesearch.store import calibrations, feed, jobs, upgrades
+from facesearch.store import calibrations, crops, feed, jobs, upgrades
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.store.upgrades import StoredPhoto, VectorSet
 from facesearch.values import F32, I64, Crops, Failure, JSONValue, ModelContract
@@ -108,12 +108,11 @@ class Upgrades(Crew):
             As `ingest` otherwise.
         """
         from facesearch.faces import registry
-        from facesearch.faces.mirror import is_mirrored, mirrored
+        from facesearch.faces.mirror import mark_of, mirrored
 
         found = self.collection(collection)
         _, entry = registry.resolve(model, self.models_dir)
-        mirror = is_mirrored(found.contract)
-        contract = mirrored(entry.contract) if mirror else entry.contract
+        contract = mirrored(entry.contract, mark_of(found.contract))
         return self._go_over(
             found, contract, allow_missing, labelled, progress, tell, _warnings(entry)
         )
@@ -174,7 +173,7 @@ class Upgrades(Crew):
         tell: Callable[[str], None],
         warnings: tuple[str, ...],
     ) -> Activated:
-        from facesearch.faces.mirror import is_mirrored
+        from facesearch.faces.mirror import embedder_for
         from facesearch.ingest.job import job
         from facesearch.ingest.reembed import Reembedder
         from facesearch.ingest.report import Report
@@ -186,7 +185,10 @@ class Upgrades(Crew):
                 f"'facesearch jobs show {busy}' says how far it is"
             )
         active = contract.key == found.contract.key
-        embedder = partial(self.embedder, contract.name, is_mirrored(contract))
+
+        def embedder() -> Embedder:
+            return embedder_for(self.embedder(contract.name, mirror=False), contract)
+
         self._checked(contract, embedder)
         report = Report()
         with (
@@ -251,10 +253,16 @@ class Upgrades(Crew):
             )
 
     def _crops_again(self, photo: StoredPhoto) -> Crops:
-        """A stored photo's faces, cut out of its file again."""
+        """A stored photo's faces: as they were kept, else cut out of its file again."""
+        import numpy as np
+
         from facesearch.ingest.reembed import crops_again
         from facesearch.photos.place import read_place
 
+        faces = photo.face_ids.tolist()
+        kept = crops.of_faces(self.database, faces)
+        if len(kept) == len(faces):
+            return np.stack([kept[face] for face in faces])
         return crops_again(
             photo,
             partial(read_place, limits=self.settings.photos),

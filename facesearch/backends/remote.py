@@ -29,8 +29,8 @@ from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.exact import score
 from facesearch.index.live import SHORTLIST, ComparedFaces, IndexStatus
 from facesearch.index.manifest import IndexHome
-from facesearch.index.segment import Faces, Scope
-from facesearch.index.templates import templates
+from facesearch.index.segment import EVERYTHING, Faces, Scope
+from facesearch.index.templates import cosines
 from facesearch.store import collections, feed
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -94,7 +94,8 @@ class _View:
 class RemoteIndex:
     """A collection's faces, searchable, every committed row among them.
 
-    Offers what `facesearch.index.live.LiveIndex` does. Safe to search from several threads.
+    Offers what `facesearch.index.live.LiveIndex` does, but for an adaptation. Safe to search from
+    several threads.
 
     Args:
         backend: the server.
@@ -103,6 +104,10 @@ class RemoteIndex:
         collection: whose faces.
         people: one face a person, as stored, for the mean before anything is in the server.
     """
+
+    generation: None = None
+    """Of files."""
+    adaptation: None = None
 
     def __init__(
         self,
@@ -118,7 +123,7 @@ class RemoteIndex:
         self._collection = collection
         self._people = people
         self._lock = threading.Lock()
-        self._enrolled: tuple[int, int] = -1, 0
+        self._counted: tuple[object, tuple[int, int]] = None, (0, 0)
         self._view: _View | None = None
 
     def close(self) -> None:
@@ -164,45 +169,38 @@ class RemoteIndex:
             max_face_id=0,
         )
 
-    def enrolled(self, identities: I64 | None = None) -> int:
-        """As `LiveIndex.enrolled`; counted by the store, once a revision."""
-        if identities is not None:
-            return feed.enrolled(self._database, self._collection, identities.tolist())[0]
-        revision, people = self._enrolled
-        if revision != self.revision:
-            revision = self.revision
-            people = feed.enrolled(self._database, self._collection)[0]
-            self._enrolled = revision, people
-        return people
+    def enrolled(self, scope: Scope = EVERYTHING) -> tuple[int, int]:
+        """As `LiveIndex.enrolled`; counted by the store, once a revision and scope."""
+        now = self.revision, scope
+        known, counts = self._counted
+        if known != now:
+            counts = self._enrolled_in(scope)
+            self._counted = now, counts
+        return counts
 
-    def search(
-        self, vectors: F32, k: int, identities: I64 | None = None, faces: I64 | None = None
-    ) -> Matches:
+    def prepare(self) -> None:
+        """Nothing: there is nothing that the first query would have to do."""
+
+    def search(self, vectors: F32, k: int, scope: Scope = EVERYTHING) -> Matches:
         """As `LiveIndex.search`.
 
         Raises:
             BackendError: the server fails, or cannot have searched every face.
         """
         self._require(vectors, k)
-        return self._settled(
-            lambda v: self._matches(v, vectors, Asked(k, Scope(identities, faces), False))
-        )
+        return self._settled(lambda view: self._matches(view, vectors, Asked(k, scope, False)))
 
-    def search_identities(
-        self, vectors: F32, k: int, identities: I64 | None = None, faces: I64 | None = None
-    ) -> Matches:
+    def search_identities(self, vectors: F32, k: int, scope: Scope = EVERYTHING) -> Matches:
         """As `LiveIndex.search_identities`.
 
         Raises:
             BackendError: the server fails, or cannot have searched every face.
         """
         self._require(vectors, k)
-        return self._settled(
-            lambda v: self._matches(v, vectors, Asked(k, Scope(identities, faces), True))
-        )
+        return self._settled(lambda view: self._matches(view, vectors, Asked(k, scope, True)))
 
     def search_templates(
-        self, vectors: F32, k: int, identities: I64 | None = None, *, by_look: bool = False
+        self, vectors: F32, k: int, scope: Scope = EVERYTHING, *, by_look: bool = False
     ) -> Matches:
         """As `LiveIndex.search_templates`.
 
@@ -210,7 +208,7 @@ class RemoteIndex:
             BackendError: the server fails, or cannot have searched every face.
         """
         self._require(vectors, k)
-        return self._settled(lambda view: self._templates(view, vectors, k, identities, by_look))
+        return self._settled(lambda view: self._templates(view, vectors, k, scope, by_look))
 
     def faces_of(self, identities: I64) -> ComparedFaces:
         """As `LiveIndex.faces_of`, from the store."""
@@ -221,6 +219,9 @@ class RemoteIndex:
     def compared(self, vectors: F16 | F32) -> F32:
         """(N, D) vectors as embedded, as this index compares them."""
         return centred(vectors, self._seen.mean)
+
+    centred = compared
+    """As `LiveIndex.centred`: there is no adaptation."""
 
     @property
     def _seen(self) -> _View:
@@ -313,49 +314,54 @@ class RemoteIndex:
 
     def _available(self, asked: Asked) -> int:
         """How many answers there can be."""
-        scope, distinct = asked.scope, asked.distinct
+        scope = asked.scope
+        if asked.distinct or scope.identities is not None:
+            return self._enrolled_in(scope)[0 if asked.distinct else 1]
         if scope.faces is not None:
-            rows = feed.faces(self._database, self._collection, scope.faces.tolist())
-            chosen = Faces(rows.face_ids, rows.identity_ids, rows.vectors).among(scope)
-            people = rows.identity_ids[chosen]
-            return len(np.unique(people[people > 0])) if distinct else len(people)
-        if scope.identities is not None or distinct:
-            named = None if scope.identities is None else scope.identities.tolist()
-            return feed.enrolled(self._database, self._collection, named)[0 if distinct else 1]
+            return len(feed.owners(self._database, self._collection, scope.faces.tolist()))
         return feed.size(self._database, self._collection)[1]
+
+    def _enrolled_in(self, scope: Scope) -> tuple[int, int]:
+        """How many identities have a face in scope, and how many faces these are, by the store."""
+        if scope.faces is None:
+            named = None if scope.identities is None else scope.identities.tolist()
+            return feed.enrolled(self._database, self._collection, named)
+        owners = feed.owners(self._database, self._collection, scope.faces.tolist())
+        owners = owners[owners > 0]
+        if scope.identities is not None:
+            owners = owners[np.isin(owners, scope.identities)]
+        return len(np.unique(owners)), len(owners)
 
     def _everything(self, view: _View, queries: F32, asked: Asked) -> Matches:
         """The exact answer, from every face of the store."""
         with feed.snapshot(self._database, self._collection) as (_, batches):
             return ranked((view.compared(b) for b in batches), queries, asked)
 
-    def _templates(
-        self, view: _View, vectors: F32, k: int, identities: I64 | None, by_look: bool
-    ) -> Matches:
+    def _templates(self, view: _View, vectors: F32, k: int, scope: Scope, by_look: bool) -> Matches:
         """The answer to `search_templates`."""
         wide = max(SHORTLIST, 4 * k)
-        near = self._matches(view, vectors, Asked(wide, Scope(identities), True))
-        # the same sums in the same order as in `LiveIndex`: scores are equal to the last bit
-        listed, column = np.unique(near.identity_ids, return_inverse=True)
-        rows = feed.faces_of(self._database, self._collection, listed[listed > 0].tolist())
+        near = self._matches(view, vectors, Asked(wide, scope, True))
+        listed = np.unique(near.identity_ids[near.ids >= 0])
+        rows = feed.faces_of(self._database, self._collection, listed.tolist())
         faces = view.compared(rows)
-        owner = np.searchsorted(listed, faces.identity_ids)
-        by_person = np.argsort(owner, kind="stable")
-        means, starts = templates(
-            faces.vectors[by_person].astype(np.float32),
-            owner[by_person],
-            len(listed),
-            by_look=by_look,
-        )
-        column = column.reshape(near.identity_ids.shape)
-        queries = centred(vectors, view.mean)
+        known, counts = np.unique(faces.identity_ids, return_counts=True)
+        # as in `LiveIndex`, whose scores these are: one face, and it is its own template
+        several = (near.ids >= 0) & np.isin(near.identity_ids, known[counts > 1])
+        query, column = np.nonzero(several)
         scores = near.scores.copy()
-        for query in range(len(queries)):
-            if by_look:
-                fused = np.maximum.reduceat(means @ queries[query], starts)[column[query]]
-            else:
-                fused = means[column[query]] @ queries[query]
-            scores[query] = np.where(near.ids[query] >= 0, fused, scores[query])
+        if len(query):
+            people, of = np.unique(near.identity_ids[query, column], return_inverse=True)
+            chosen = np.isin(faces.identity_ids, people)
+            if (among := faces.among(scope)) is not None:
+                chosen &= among
+            scores[query, column] = cosines(
+                faces.vectors[chosen].astype(np.float32),
+                np.searchsorted(people, faces.identity_ids[chosen]),
+                of,
+                centred(vectors, view.mean),
+                query,
+                by_look=by_look,
+            )
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         ids = np.take_along_axis(near.ids, order, axis=1)
         return Matches(

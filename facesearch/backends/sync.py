@@ -37,6 +37,8 @@ def build(
     database: Database,
     collection: Collection,
     people: F16 | None = None,
+    *,
+    wait: bool = False,
 ) -> State:
     """Put every face into the server anew, in one step for those who search.
 
@@ -46,6 +48,7 @@ def build(
         database: the truth.
         collection: whose faces.
         people: (N, D) one face of each enrolled person, which the mean is taken over.
+        wait: for another process that is at this index, instead of complaining.
 
     Raises:
         BackendError: the server fails; what it held before stays.
@@ -56,7 +59,7 @@ def build(
         mean = mean_of_people(mean, people)
     with (
         writing(home.directory),
-        exclusive(home.directory),
+        exclusive(home.directory, wait=wait),
         feed.sized_snapshot(database, collection) as (revision, rows, batches),
     ):
         state = State(
@@ -76,15 +79,27 @@ def build(
 
 
 def push(
-    backend: Backend, home: IndexHome, database: Database, collection: Collection
+    backend: Backend,
+    home: IndexHome,
+    database: Database,
+    collection: Collection,
+    *,
+    wait: bool = False,
 ) -> State | None:
     """Bring the server to the store's revision; None if nothing was ever built in it.
+
+    Args:
+        backend: the server.
+        home: whose index it is.
+        database: the truth.
+        collection: whose faces.
+        wait: for another process that is at this index, instead of complaining.
 
     Raises:
         BackendError: the server fails, or what it holds belongs elsewhere.
         LibraryError: another process is at it.
     """
-    with writing(home.directory), exclusive(home.directory):
+    with writing(home.directory), exclusive(home.directory, wait=wait):
         state = _checked(backend, home, database, collection)
         return None if state is None else _pushed(backend, database, collection, state, [])
 

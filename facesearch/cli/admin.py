@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,41 @@ def index_tune(
         emit(result)
     else:
         common.tuning(result)
+
+
+@index.command("adapt")
+def index_adapt(
+    library: Library = None,
+    collection: CollectionName = DEFAULT,
+    dry_run: Annotated[bool, typer.Option(help="Measure only; change nothing.")] = False,
+    forget: Annotated[bool, typer.Option(help="Compare without an adaptation again.")] = False,
+    json: Json = False,
+) -> None:
+    """Learn from the people enrolled how photos of one person differ; keep it only if it helps."""
+    with common.open_engine(library) as engine:
+        if forget:
+            had = engine.forget_adaptation(collection)
+            if common.wants_json(json):
+                emit({"forgotten": had})
+            else:
+                tell("the index was built anew without it" if had else "nothing was adapted")
+            return
+        result = engine.adapt(collection, apply=not dry_run)
+    told = result.adaptation.evidence
+    applied = result.accepted and not dry_run
+    if common.wants_json(json):
+        emit({"accepted": result.accepted, "applied": applied} | asdict(told))
+        return
+    low, high = told.gain_95
+    tell(
+        f"learned from {told.photos:,} photos of {told.people:,} people. Held-out people found: "
+        f"{told.before:.2%} without it, {told.after:.2%} with it (95 % interval of the gain "
+        f"{low:+.2%} to {high:+.2%})"
+    )
+    if applied:
+        tell("applied: the index was built anew. Calibrate again if you had calibrated.")
+    else:
+        tell("not applied" + ("" if result.accepted else ": it does not help for certain"))
 
 
 @index.command("explain")

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +54,15 @@ Where = Annotated[
     typer.Option(
         "--where", metavar="KEY=VALUE", help="Only identities with this metadata; repeatable."
     ),
+]
+
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Only photos taken then or later: 2019, 2019-07-30T12:00."),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Only photos taken by then: 2019 means to the end of 2019."),
 ]
 
 
@@ -175,6 +184,50 @@ def parse_where(pairs: Sequence[str] | None) -> dict[str, JSONValue]:
         except json.JSONDecodeError:
             parsed[key] = text
     return parsed
+
+
+_TIMES = ("%Y", "%Y-%m", "%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+
+
+def parse_time(text: str | None, *, end: bool = False) -> datetime | None:
+    """A time given as a year, month, day, minute or second: its first moment, or the one after it.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text is None:
+        return None
+    for form in _TIMES:
+        try:
+            time = datetime.strptime(text.replace(" ", "T"), form)
+        except ValueError:
+            continue
+        if not end:
+            return time
+        if form == "%Y":
+            return time.replace(year=time.year + 1)
+        if form == "%Y-%m":
+            return (time + timedelta(days=31)).replace(day=1)
+        seconds = {"%Y-%m-%d": 86_400, "%Y-%m-%dT%H:%M": 60}.get(form, 1)
+        return time + timedelta(seconds=seconds)
+    raise UsageError(
+        f"'{text}': not a time; write 2019, 2019-07, 2019-07-30 or 2019-07-30T12:00:00"
+    )
+
+
+def parse_filter(
+    where: Sequence[str] | None, since: str | None, until: str | None
+) -> dict[str, Any]:
+    """The options that restrict a search, as arguments of the engine's methods.
+
+    Raises:
+        UsageError: one is malformed.
+    """
+    return {
+        "where": parse_where(where),
+        "since": parse_time(since),
+        "until": parse_time(until, end=True),
+    }
 
 
 def summary(report: Report) -> str:

@@ -46,6 +46,8 @@ def identify(
         typer.Option(help="Chance that a face is of somebody enrolled.  [default: 0.5]"),
     ] = None,
     where: Where = None,
+    since: common.Since = None,
+    until: common.Until = None,
     batch: Annotated[
         Path | None,
         typer.Option(
@@ -69,8 +71,7 @@ def identify(
             "threshold": threshold,
             "fpir": fpir,
             "prior": prior,
-            "where": common.parse_where(where),
-        }
+        } | common.parse_filter(where, since, until)
         if photo is None:
             assert batch is not None
             _stream(engine.identify_many(probes(batch), **asked))
@@ -127,12 +128,16 @@ def search(
     library: Library = None,
     collection: common.CollectionName = DEFAULT,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Faces a probe face.")] = 20,
+    where: Where = None,
+    since: common.Since = None,
+    until: common.Until = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Find the photos whose faces resemble those in a photo, enrolled or not."""
+    chosen = common.parse_filter(where, since, until)
     with common.open_engine(library, embed_device=device) as engine:
-        answer = engine.search(photo, collection, top=top)
+        answer = engine.search(photo, collection, top=top, **chosen)
     if common.wants_json(json):
         emit({"photo": photo, "faces": answer})
         return

@@ -91,6 +91,12 @@ def delete(
     library: Library = None,
     collection: CollectionName = DEFAULT,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    later: Annotated[
+        bool,
+        typer.Option(
+            "--later", help="Do not rebuild the index now: vectors leave its files when compacted."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Delete an identity with its faces, from the database and the index."""
@@ -100,7 +106,7 @@ def delete(
             if common.wants_json(json):
                 raise UsageError("deleting asks for confirmation; with --json give --yes")
             typer.confirm(f"Delete {person.name} and {len(faces)} faces?", abort=True, err=True)
-        person, erased = engine.erase_identity(f"#{person.id}", collection)
+        person, erased = engine.erase_identity(f"#{person.id}", collection, rebuild=not later)
     if common.wants_json(json):
         emit({"deleted": person, "faces": erased})
     else:

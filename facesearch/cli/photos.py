@@ -31,10 +31,10 @@ def init(library: Library = None, json: Json = False) -> None:
 
 def ingest(
     sources: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            help="Photos, folders, zip and tar archives, patterns in quotes ('2019/**/*.jpg'); "
-            "- for a list of paths on stdin."
+            help="Photos, folders, zip and tar archives, patterns in quotes ('2019/**/*.jpg'), "
+            "URLs; - for a list of paths on stdin."
         ),
     ] = None,
     from_: Annotated[
@@ -84,6 +84,9 @@ def ingest(
     gps: Annotated[
         bool, typer.Option("--gps", help="Store where photos were taken, if they say so.")
     ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Keep the aligned pixels of every face, 21 KB each.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     json: Json = False,
@@ -101,7 +104,7 @@ def ingest(
     from facesearch.ingest import account
     from facesearch.ingest.listed import paths_from
 
-    named = [source for source in sources or () if source != STDIN]
+    named = [source for source in sources or () if source != str(STDIN)]
     lists = [STDIN] * (len(named) < len(sources or ())) + ([from_] if from_ else [])
     if not named and not lists:
         raise UsageError("name photos or folders to ingest, or a list of paths with --from")
@@ -116,6 +119,7 @@ def ingest(
         ingest_min_face=min_face,
         ingest_min_quality=min_quality,
         ingest_gps=gps or None,
+        ingest_crops=crops or None,
         ingest_video_every=video_every,
     ) as engine:
         try:

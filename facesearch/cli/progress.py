@@ -48,7 +48,7 @@ class Progress:
     def __init__(
         self,
         verb: str,
-        sources: Sequence[Path] = (),
+        sources: Sequence[Path | str] = (),
         metrics: Path | None = None,
         events: bool = False,
     ) -> None:
@@ -200,7 +200,7 @@ class Progress:
 class _Total:
     """Counts the photos under some sources, in a thread beside the work."""
 
-    def __init__(self, sources: Sequence[Path]) -> None:
+    def __init__(self, sources: Sequence[Path | str]) -> None:
         self.found: int | None = None
         """How many; None until all are counted."""
         self._stopped = False
@@ -210,13 +210,16 @@ class _Total:
         """Count no further."""
         self._stopped = True
 
-    def _count(self, sources: list[Path]) -> None:
+    def _count(self, sources: list[Path | str]) -> None:
         from facesearch.errors import FacesearchError
         from facesearch.photos.find import Found, find
+        from facesearch.photos.remote import absolute, url_of
 
+        if any(map(url_of, sources)):
+            return  # it would ask the server for everything twice
         n = 0
         try:
-            for item in find(source.absolute() for source in sources):
+            for item in find(map(absolute, sources)):
                 n += isinstance(item, Found)
                 if self._stopped:
                     return

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facesearch.faces.mirror import MARK, UNMOVED, mark_of
 from facesearch.values import F32, Crops, Detections, Embeddings
 
 NOSE_DEPTH = 0.42
@@ -136,8 +137,13 @@ TERMS = {
 }
 """As `benchmarks/quality.py` fits them, each beside the others: a turned head or a flat picture
 shortens the embedding by more than it costs in recognition, and gets a part of that back."""
-NORMS = {"sface": (12.626, 1.0597)}
-"""Name of a model -> its embeddings' lengths on `lfw-dev`: mean and standard deviation."""
+NORMS = {
+    ("sface", ""): (12.626, 1.0597),
+    ("sface", UNMOVED): (12.626, 1.0597),
+    ("sface", MARK): (12.4563, 1.0814),
+}
+"""A model's name and what is done to its embeddings (`faces.mirror`) -> mean and standard deviation
+of the lengths on `lfw-dev`."""
 
 
 def standardised(measures: Measures) -> dict[str, NDArray[np.float64]]:
@@ -157,7 +163,8 @@ def quality(measures: Measures, embeddings: Embeddings) -> F32:
         embeddings: of the same faces.
     """
     values = standardised(measures)
-    spread = NORMS.get(embeddings.contract.name)
+    contract = embeddings.contract
+    spread = NORMS.get((contract.name, mark_of(contract)))
     if spread is not None:
         values[NORM] = (embeddings.quality.astype(np.float64) - spread[0]) / spread[1]
     total = np.zeros(len(embeddings))

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from facesearch.identify.judge import Judgement
-from facesearch.store.gallery import FaceRecord
+from facesearch.store.gallery import Enrolled
 from facesearch.values import (
     F32,
     Candidate,
     Decision,
     Detections,
-    Identity,
     Matches,
     ProbeFace,
 )
@@ -62,20 +61,19 @@ class Found:
     Attributes:
         collection: its name.
         matches: best faces of distinct identities, a row a probe face.
-        identities: by id; those deleted since the search are missing.
-        faces: by id, likewise.
+        enrolled: who is enrolled with each face, by its id; those deleted since the search are
+            missing.
     """
 
     collection: str
     matches: Matches
-    identities: Mapping[int, Identity]
-    faces: Mapping[int, FaceRecord]
+    enrolled: Mapping[int, Enrolled]
 
     def rows(self, rows: slice) -> Found:
         """The part that answers some of the probe faces."""
         m = self.matches
         part = Matches(m.ids[rows], m.scores[rows], m.identity_ids[rows], m.counts[rows])
-        return Found(self.collection, part, self.identities, self.faces)
+        return Found(self.collection, part, self.enrolled)
 
 
 def answer(
@@ -104,19 +102,19 @@ def _candidates(
     limit = judgement.threshold.value
     for part in found:
         for column in range(int(part.matches.counts[row])):
-            identity = part.identities.get(int(part.matches.identity_ids[row, column]))
-            face = part.faces.get(int(part.matches.ids[row, column]))
-            if identity is None or face is None:  # erased while we were searching
-                continue
+            face_id = int(part.matches.ids[row, column])
+            face = part.enrolled.get(face_id)
+            if face is None or face.identity_id != part.matches.identity_ids[row, column]:
+                continue  # erased while we were searching, or given to somebody else
             score = float(part.matches.scores[row, column])
             candidates.append(
                 Candidate(
                     collection=part.collection,
-                    identity_id=identity.id,
-                    name=identity.name,
-                    external_id=identity.external_id,
-                    metadata=identity.metadata,
-                    face_id=face.face_id,
+                    identity_id=face.identity_id,
+                    name=face.name,
+                    external_id=face.external_id,
+                    metadata=face.metadata,
+                    face_id=face_id,
                     photo=face.photo,
                     score=score,
                     decision=Decision.MATCH if score >= limit else Decision.BELOW,

@@ -7,7 +7,7 @@ default measured for the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from facesearch.errors import UsageError
@@ -16,6 +16,7 @@ from facesearch.identify.calibration import RULE_OF_THREE, Estimate
 from facesearch.identify.fpir import FpirModel
 from facesearch.identify.probability import Mates
 from facesearch.identify.threshold import default_threshold, expected_fpir
+from facesearch.index.adaptation import Adaptation
 from facesearch.store.calibrations import NewCalibration, StoredCalibration
 from facesearch.values import JSONValue, ModelContract, Threshold
 
@@ -58,6 +59,7 @@ class Rule:
         default_fpir: from the settings.
         prior: chance that a probe shows somebody enrolled.
         calibration: the active one; None where there is none.
+        adaptation: what is done to vectors after centring; None for nothing.
     """
 
     contract: ModelContract
@@ -67,6 +69,7 @@ class Rule:
     default_fpir: float
     prior: float
     calibration: StoredCalibration | None
+    adaptation: Adaptation | None = None
 
     def __call__(self, gallery: int) -> Judgement:
         """How scores against N templates are judged.
@@ -77,7 +80,7 @@ class Rule:
         """
         stored = self.calibration
         warnings: list[str] = []
-        scores = scores_key(self.contract, self.centred)
+        scores = scores_key(self.contract, self.centred, self.adaptation)
         if stored is not None and stored.values.contract != scores:
             warnings.append(
                 f"calibration {stored.id} is of another model, or of other scores, and not used; "
@@ -124,8 +127,16 @@ class Rule:
         threshold = set_by_caller(self.threshold)
         if threshold is None:
             threshold = default_threshold(self.contract, gallery, rate, self.centred)
+            if self.adaptation is not None:
+                threshold = replace(
+                    threshold,
+                    value=self.adaptation.threshold(threshold.value),
+                    origin=f"{threshold.origin}, adapted to this collection",
+                )
 
         def expected(score: float) -> float | None:
+            if self.adaptation is not None:
+                score = self.adaptation.plain(score)
             try:
                 return expected_fpir(self.contract, gallery, score, self.centred)
             except UsageError:  # nothing was measured for this model
@@ -139,9 +150,12 @@ def set_by_caller(value: float | None) -> Threshold | None:
     return None if value is None else Threshold(value, "set by the caller")
 
 
-def scores_key(contract: ModelContract, centred: bool) -> str:
+def scores_key(contract: ModelContract, centred: bool, adaptation: Adaptation | None = None) -> str:
     """What scores are of: equal keys mean comparable scores."""
-    return f"{contract.key}|centred" if centred else contract.key
+    parts = [contract.key]
+    parts += ["centred"] if centred else []
+    parts += [f"adapted {adaptation.key}"] if adaptation is not None else []
+    return "|".join(parts)
 
 
 def to_store(estimate: Estimate, own: Mates | None, scores: str, data: str) -> NewCalibration:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facesearch.backends.remote import RemoteIndex
 from facesearch.errors import ModelChangedError, PhotoError
@@ -20,12 +19,14 @@ from facesearch.faces.quality import quality, why
 from facesearch.identify.decide import Assessed, Found, Identification, answer
 from facesearch.identify.judge import Judgement
 from facesearch.index.live import LiveIndex
+from facesearch.index.segment import Scope
 from facesearch.ingest.worker import bounded_map
+from facesearch.photos.remote import absolute
 from facesearch.store import gallery
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
 from facesearch.store.gallery import FaceRecord
-from facesearch.values import Embeddings, Failure, Identity, JSONValue
+from facesearch.values import F32, Embeddings, Failure, Identity
 
 BATCH_PHOTOS = 64
 """Probe photos embedded and searched together by `Query.stream`."""
@@ -66,8 +67,7 @@ class Query:
         template: "mean" compares with the mean of each identity's faces, "looks" with the mean of
             each of its looks, "best" with each face.
         judge: number of templates searched to how scores are judged.
-        enrolled_faces: of a collection, given the revision that its index is at.
-        where: metadata that identities must have; empty for all.
+        scope: which faces of a collection are searched, given the revision its index is at.
         min_quality: below it a face is not given a name.
         renew: this query as it would be made now, for when a collection went over to another model
             since.
@@ -79,8 +79,7 @@ class Query:
     top: int
     template: Literal["mean", "looks", "best"]
     judge: Callable[[int], Judgement]
-    enrolled_faces: Callable[[Collection, int], int]
-    where: Mapping[str, JSONValue]
+    scope: Callable[[Collection, int], Scope]
     min_quality: float = 0.0
     renew: Callable[[], Query] | None = None
 
@@ -107,29 +106,9 @@ class Query:
         self, extractions: Sequence[Extraction]
     ) -> list[tuple[Identification, Embeddings]]:
         embedded = embed_each(self.embedder, [e.crops for e in extractions])
-        vectors = np.concatenate([e.vectors for e in embedded])
-        found, identities, faces_enrolled = [], 0, 0
-        for collection, live in self.targets:
-            index = live()
-            allowed = self._allowed(collection)
-            if self.template == "best":
-                matches = index.search_identities(vectors, self.top, allowed)
-            else:
-                by_look = self.template == "looks"
-                matches = index.search_templates(vectors, self.top, allowed, by_look=by_look)
-            identity_ids, face_ids = np.unique(matches.identity_ids), np.unique(matches.ids)
-            found.append(
-                Found(
-                    collection.name,
-                    matches,
-                    gallery.identities_by_id(
-                        self.database, collection, identity_ids[identity_ids > 0].tolist()
-                    ),
-                    gallery.faces_by_id(self.database, face_ids[face_ids > 0].tolist()),
-                )
-            )
-            identities += index.enrolled(allowed)
-            faces_enrolled += self.enrolled_faces(collection, index.revision)
+        found, identities, faces_enrolled = self.search(
+            np.concatenate([e.vectors for e in embedded])
+        )
         # each template is one more that a stranger may resemble; looks are at most as many as faces
         judgement = self.judge(identities if self.template == "mean" else faces_enrolled)
         answers, start = [], 0
@@ -152,6 +131,28 @@ class Query:
             answers.append((identification, embeddings))
         return answers
 
+    def search(self, vectors: F32) -> tuple[list[Found], int, int]:
+        """The best candidates of each collection for (Q, D) embeddings, as they are embedded.
+
+        Returns:
+            The candidates, and how many identities and enrolled faces were searched.
+        """
+        found, identities, enrolled = [], 0, 0
+        for collection, live in self.targets:
+            index = live()
+            scope = self.scope(collection, index.revision)
+            if self.template == "best":
+                matches = index.search_identities(vectors, self.top, scope)
+            else:
+                by_look = self.template == "looks"
+                matches = index.search_templates(vectors, self.top, scope, by_look=by_look)
+            candidates = gallery.candidates(self.database, matches.ids[matches.ids > 0].tolist())
+            found.append(Found(collection.name, matches, candidates))
+            people, faces = index.enrolled(scope)
+            identities += people
+            enrolled += faces
+        return found, identities, enrolled
+
     def faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         """The most similar stored faces, enrolled or not, for each face of a probe."""
         try:
@@ -164,7 +165,8 @@ class Query:
     def _faces(self, extraction: Extraction) -> tuple[FaceMatches, ...]:
         (embeddings,) = embed_each(self.embedder, [extraction.crops])
         ((collection, live),) = self.targets
-        matches = live().search(embeddings.vectors, self.top)
+        index = live()
+        matches = index.search(embeddings.vectors, self.top, self.scope(collection, index.revision))
         records = gallery.faces_by_id(self.database, matches.ids[matches.ids > 0].tolist())
         people = gallery.identities_by_id(
             self.database, collection, {r.identity_id for r in records.values() if r.identity_id}
@@ -196,7 +198,7 @@ class Query:
         """
 
         def one(photo: str | os.PathLike[str]) -> Extraction | Failure:
-            path = os.path.abspath(os.fspath(photo))
+            path = absolute(photo)
             try:
                 return extract(path)
             except PhotoError as err:
@@ -213,12 +215,9 @@ class Query:
         figures = quality(extraction.measures, embeddings)
         insufficient = (
             f"quality {figure:.3f} is below {self.min_quality:g}: {why(extraction.measures, row)}; "
-            "use a better photo"
+            "take another photo, or tell who it is by other means than the face"
             if figure < self.min_quality
             else ""
             for row, figure in enumerate(figures.tolist())
         )
         return Assessed(figures, tuple(insufficient))
-
-    def _allowed(self, collection: Collection) -> NDArray[np.int64] | None:
-        return gallery.ids_where(self.database, collection, self.where) if self.where else None

@@ -8,6 +8,7 @@
     build        faces -> a generation on disk, published atomically
     generation   a generation on disk -> searchable
     segment      one immutable set of rows: picks exact or FAISS, re-ranks, groups by identity
+    state        the segments searched at one moment, joined
     live         generation + delta - removed faces = what the store holds now
     measure      what an index loses and what a query costs
     tune         recipes x parameters -> the fastest that meets a target

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.index import faiss_index
+from facesearch.index.adaptation import ADAPTED, Adaptation, adapted
+from facesearch.index.adaptation import dump as dump_adaptation
 from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.disk import (
     Checksum,
@@ -53,6 +55,9 @@ def build(
     batches: Iterable[FaceRows],
     progress: Callable[[int], None] = lambda rows: None,
     people: F16 | F32 | None = None,
+    adaptation: Adaptation | None = None,
+    *,
+    wait: bool = False,
 ) -> Manifest:
     """Build a generation and make it current; searches in any process go on meanwhile.
 
@@ -66,6 +71,8 @@ def build(
         batches: every face of the collection, by ascending id, as stored.
         progress: called with the number of rows indexed so far.
         people: (N, D) one face of each enrolled person, as stored, which the mean is taken over.
+        adaptation: applied to what is centred, and kept with the generation.
+        wait: for another build that is running.
 
     Returns:
         The manifest of what is now current.
@@ -78,12 +85,16 @@ def build(
     mean = home.prior
     if mean is not None and people is not None:
         mean = mean_of_people(mean, people)
-    with writing(home.directory), exclusive(home.directory):
+    with writing(home.directory), exclusive(home.directory, wait=wait):
         _sweep(home.directory, keep=None)
         name = f"{revision:012d}-{secrets.token_hex(4)}"
         with _temporary(home.directory / f"{_TEMPORARY}{name}") as folder:
-            compared = (_centred(batch, mean) for batch in batches)
+            compared = (_compared(batch, mean, adaptation) for batch in batches)
             rows, max_face_id, files = _write_rows(folder, home.dim, compared)
+            if adaptation is not None:
+                with creating(folder / ADAPTED) as file:
+                    file.write(dump_adaptation(adaptation))
+                    files[ADAPTED] = file.checksum()
             files[INDEX] = _write_index(folder, (rows, home.dim), spec, progress)
             manifest = Manifest(
                 library_id=home.library_id,
@@ -110,10 +121,11 @@ def build(
     return manifest
 
 
-def _centred(batch: FaceRows, mean: F32 | None) -> FaceRows:
-    if mean is None or not len(batch):
+def _compared(batch: FaceRows, mean: F32 | None, adaptation: Adaptation | None) -> FaceRows:
+    if (mean is None and adaptation is None) or not len(batch):
         return batch
-    return replace(batch, vectors=centred(batch.vectors, mean).astype(np.float16))
+    vectors = adapted(centred(batch.vectors, mean), adaptation)
+    return replace(batch, vectors=vectors.astype(np.float16))
 
 
 def _write_rows(

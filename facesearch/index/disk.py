@@ -107,8 +107,12 @@ def remove_tree(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a directory, which is made if need be; the kernel frees it if we die.
+
+    Args:
+        directory: which is locked.
+        wait: until whoever holds it is done.
 
     Raises:
         LibraryError: another process, or another thread of this one, holds it.
@@ -120,7 +124,7 @@ def exclusive(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as err:
             raise LibraryError(
                 f"{directory}: another process is building this index; try again when it is done"

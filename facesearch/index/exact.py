@@ -63,6 +63,15 @@ class VectorIndex(Protocol):
         """
         ...
 
+    def shared(self, work: Callable[[F32], I64], queries: F32) -> I64:
+        """`work` on (Q, D) queries, in parts on several threads where that is faster; joined.
+
+        Args:
+            work: gives a row for each of the queries it is given, and calls `search`.
+            queries: (Q, D) float32.
+        """
+        ...
+
 
 class ExactIndex:
     """Brute force over rows in memory or in a memory map.
@@ -84,6 +93,10 @@ class ExactIndex:
     def search(self, queries: F32, k: int, allowed: Mask | None) -> I64:
         """As `VectorIndex.search`, exact."""
         return unpack(top(queries, self._vectors, k, allowed))[0]
+
+    def shared(self, work: Callable[[F32], I64], queries: F32) -> I64:
+        """As `VectorIndex.shared`: numpy's matrix product has threads of its own."""
+        return work(queries)
 
 
 def widen(vectors: F16 | F32) -> F32:

@@ -8,9 +8,12 @@ among them) stay as the process has them.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any, Protocol
 
 import faiss as _faiss
@@ -43,6 +46,9 @@ _PQ_SCAN_COST, _RABITQ_SCAN_COST = 0.08, 0.5
 
 _MOST_FETCHED = 8192
 """Rows fetched at most to find allowed ones among them, where FAISS cannot restrict a search."""
+
+_SHARED = 16
+"""Queries from which a batch is shared out to threads."""
 
 _OPQ_ROUNDS, _OPQ_CODE_ROUNDS, _CODE_BITS = 5, 2, 4
 """Rounds of OPQ, of k-means in each, and bits of its codes: FAISS's own (50, 40, 8 bits) take
@@ -125,7 +131,7 @@ class FaissIndex:
         if count == 0:
             return np.full((len(queries), k), -1, np.int64)
         fetch = min(k, count)
-        if not self._selects:
+        if not self._selects and allowed is not None:
             wanted = -(-fetch * len(self) // count)
             fetch = min(len(self), max(fetch, min(wanted, _MOST_FETCHED)))
         with _translated(IndexFileError, "FAISS could not search; rebuild the index"):
@@ -135,13 +141,28 @@ class FaissIndex:
                 params=self._parameters(count, allowed if self._selects else None),
             )[1]
         if allowed is not None and not self._selects:
-            good = (rows >= 0) & allowed[rows]
-            rows = np.take_along_axis(
-                np.where(good, rows, -1), np.argsort(~good, axis=1, kind="stable"), axis=1
-            )[:, :k]
+            bad = ~allowed[rows]
+            bad |= rows < 0
+            if bad.any():
+                rows = np.take_along_axis(
+                    np.where(bad, -1, rows), np.argsort(bad, axis=1, kind="stable"), axis=1
+                )
+            rows = rows[:, :k]
         if rows.shape[1] == k:
             return rows
         return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
+
+    def shared(self, work: Callable[[F32], I64], queries: F32) -> I64:
+        """As `VectorIndex.shared`.
+
+        FAISS's threads share the queries of a batch, and would idle while Python scores and groups
+        what they found; here each thread does all of that for its part.
+        """
+        threads = int(faiss.omp_get_max_threads())
+        if threads == 1 or len(queries) < _SHARED:
+            return work(queries)
+        parts = np.array_split(queries, 2 * threads)
+        return np.concatenate(list(_crew(os.getpid(), threads).map(work, parts)))
 
     def save(self, sink: Sink) -> None:
         """Write the index in FAISS's own format.
@@ -180,6 +201,60 @@ class FaissIndex:
         return kind(**options)
 
 
+class FlatRows:
+    """Exact search by FAISS over rows in memory, which are not copied.
+
+    Args:
+        vectors: (N, D) float32.
+    """
+
+    def __init__(self, vectors: F32) -> None:
+        self._vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def cost(self, queries: int, allowed: int) -> float:
+        """As `VectorIndex.cost`."""
+        return float(queries * len(self))
+
+    def search(self, queries: F32, k: int, allowed: Mask | None) -> I64:
+        """As `VectorIndex.search`."""
+        queries = np.ascontiguousarray(queries, np.float32)
+        scores = np.empty((len(queries), k), np.float32)
+        rows = np.empty((len(queries), k), np.int64)
+        selector = None
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)
+        faiss.knn_inner_product(
+            faiss.swig_ptr(queries),
+            faiss.swig_ptr(self._vectors),
+            queries.shape[1],
+            len(queries),
+            len(self),
+            k,
+            faiss.swig_ptr(scores),
+            faiss.swig_ptr(rows),
+            selector,
+        )
+        return rows
+
+    def shared(self, work: Callable[[F32], I64], queries: F32) -> I64:
+        """As `VectorIndex.shared`: few rows, soon done."""
+        return work(queries)
+
+
+@cache
+def _crew(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads in which FAISS has one thread each; of this process, should it have been forked."""
+    return ThreadPoolExecutor(
+        threads,
+        thread_name_prefix=f"facesearch-search-{process}",
+        initializer=lambda: faiss.omp_set_num_threads(1),
+    )
+
+
 def build(
     vectors: F16, spec: IndexSpec, progress: Callable[[int], None] = lambda rows: None
 ) -> FaissIndex:
@@ -197,7 +272,10 @@ def build(
     """
     rows, dim = vectors.shape
     factory = spec.factory_for(rows, dim)
-    with _translated(UsageError, f"recipe '{spec.name}' ({factory}) cannot be built"):
+    with (
+        _translated(UsageError, f"recipe '{spec.name}' ({factory}) cannot be built"),
+        _idle_cores(),
+    ):
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         has = FaissIndex(index, spec).parameter
         if has != spec.parameter:
@@ -271,6 +349,21 @@ def _brisk(index: Any) -> Iterator[None]:
         yield
     finally:
         first.pq = None
+
+
+@contextmanager
+def _idle_cores() -> Iterator[None]:
+    """Build with a thread for each core that nobody uses, one at least.
+
+    FAISS's threads wait for each other at every step, spinning: on a busy machine two take several
+    times as long as one.
+    """
+    before = int(faiss.omp_get_max_threads())
+    faiss.omp_set_num_threads(max(1, before - round(os.getloadavg()[0])))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 
 from facesearch.errors import IndexFileError
 from facesearch.index import faiss_index
+from facesearch.index.adaptation import ADAPTED, Adaptation, parse
 from facesearch.index.disk import REBUILD, verified
 from facesearch.index.faiss_index import FaissIndex
 from facesearch.index.manifest import (
@@ -44,6 +45,7 @@ class Generation:
         face_ids: (N,) int64, ascending.
         identity_ids: (N,) int64, 0 for faces that are not enrolled.
         vectors: (N, D) float16, mapped.
+        adaptation: what was applied to them; None for nothing.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Generation:
     face_ids: I64
     identity_ids: I64
     vectors: F16
+    adaptation: Adaptation | None = None
 
 
 def open_current(home: IndexHome, revision: Callable[[], int]) -> Generation | None:
@@ -84,12 +87,30 @@ def open_current(home: IndexHome, revision: Callable[[], int]) -> Generation | N
     return None
 
 
+def current_revision(home: IndexHome) -> int:
+    """The revision that the current generation says it holds; 0 if there is none or it is damaged.
+
+    Nothing but its manifest is looked at.
+    """
+    try:
+        pointer = read_pointer(home.directory)
+        if pointer is None:
+            return 0
+        path = home.directory / pointer.generation / MANIFEST
+        return read_manifest(path, pointer.manifest_sha256).revision
+    except (IndexFileError, OSError):
+        return 0
+
+
 def _open(home: IndexHome, pointer: Pointer, revision: Callable[[], int]) -> Generation:
     folder = home.directory / pointer.generation
     manifest = read_manifest(folder / MANIFEST, pointer.manifest_sha256)
     check(manifest, folder / MANIFEST, home, revision())
     files = {name: verified(folder / name, manifest.files[name]) for name in manifest.files}
     index = _index(files[INDEX], manifest, folder / INDEX)
+    adaptation = None
+    if ADAPTED in files:
+        adaptation = parse(bytes(files[ADAPTED]), manifest.dim, folder / ADAPTED)
     return Generation(
         name=pointer.generation,
         manifest=manifest,
@@ -97,6 +118,7 @@ def _open(home: IndexHome, pointer: Pointer, revision: Callable[[], int]) -> Gen
         face_ids=np.frombuffer(files[FACES], "<i8"),
         identity_ids=np.frombuffer(files[IDENTITIES], "<i8"),
         vectors=np.frombuffer(files[VECTORS], "<f2").reshape(manifest.rows, manifest.dim),
+        adaptation=adaptation,
     )
 
 

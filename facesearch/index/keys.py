@@ -43,6 +43,8 @@ def unpack(keys: I64) -> tuple[I64, F32]:
 
 def shift(keys: I64, offset: int) -> I64:
     """The same keys with `offset` added to every row."""
+    if not offset:
+        return keys
     return np.where(keys == EMPTY, EMPTY, keys - offset)
 
 

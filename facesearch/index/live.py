@@ -14,18 +14,23 @@ from typing import Self
 import numpy as np
 
 from facesearch.errors import UsageError
+from facesearch.index.adaptation import adapted
 from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.exact import ExactIndex
 from facesearch.index.generation import Generation, open_current
-from facesearch.index.keys import best, best_distinct, count, shift, unpack
-from facesearch.index.manifest import IndexHome, read_pointer
-from facesearch.index.segment import Faces, Scope, Segment
-from facesearch.index.templates import templates
+from facesearch.index.keys import best, shift, unpack
+from facesearch.index.manifest import IndexHome, pointer_stamp, read_pointer
+from facesearch.index.segment import EVERYTHING, Faces, Scope, Segment
+from facesearch.index.state import State, fused, joined, lookup, matches_of, nearest
 from facesearch.values import F16, F32, I64, Changes, Matches
 
 SHORTLIST = 64
 """Identities whose templates are compared, at least; enough for the first place, see
 `docs/decisions/0006-levers.md`."""
+
+_LARGE_DELTA = 2048
+"""Faces of the delta from which FAISS scans it: numpy takes less time for fewer."""
+_DELTA_RERANK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +75,6 @@ class ComparedFaces:
     vectors: F32
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Never changed, only replaced: a search works on the one it saw first."""
-
-    revision: int
-    base: Segment
-    delta: Segment
-
-    @property
-    def segments(self) -> tuple[tuple[int, Segment], ...]:
-        """The segments, each with the number of rows before it."""
-        return (0, self.base), (len(self.base), self.delta)
-
-
 class LiveIndex:
     """A collection's faces, searchable, every committed row among them.
 
@@ -99,17 +90,21 @@ class LiveIndex:
 
     def __init__(self, generation: Generation | None, dim: int, mean: F32 | None = None) -> None:
         self.generation = generation
+        self.adaptation = None if generation is None else generation.adaptation
         self._dim = dim
         self._mean = mean
-        self._lock = threading.Lock()
+        self._lock, self._following = threading.Lock(), threading.Lock()
         nothing = np.zeros(0, np.int64)
-        base = delta = _in_memory(nothing, nothing, np.zeros((0, dim), np.float32))
+        self._buffer = np.zeros((0, dim), np.float32)
+        base = delta = self._in_memory(nothing, nothing, self._buffer)
         revision = 0
         if generation is not None:
             faces = Faces(generation.face_ids, generation.identity_ids, generation.vectors)
             base = Segment(faces, generation.index, generation.manifest.spec.rerank)
             revision = generation.manifest.revision
-        self._state = _State(revision, base, delta)
+        self._state = State(revision, base, delta)
+        self._stamp: tuple[int, ...] | None = None
+        self._counted: tuple[object, tuple[int, int]] = None, (0, 0)
 
     @classmethod
     def open(
@@ -148,9 +143,15 @@ class LiveIndex:
         Raises:
             IndexFileError: the pointer to the current generation is damaged.
         """
+        stamp = pointer_stamp(home.directory)
+        if stamp == self._stamp:
+            return False
         pointer = read_pointer(home.directory)
         name = None if self.generation is None else self.generation.name
-        return name != (None if pointer is None else pointer.generation)
+        if name != (None if pointer is None else pointer.generation):
+            return True
+        self._stamp = stamp
+        return False
 
     def status(self) -> IndexStatus:
         """What is searched now."""
@@ -168,23 +169,38 @@ class LiveIndex:
             max_face_id=0 if manifest is None else manifest.max_face_id,
         )
 
-    def enrolled(self, identities: I64 | None = None) -> int:
-        """How many identities have a face in the index.
+    def enrolled(self, scope: Scope = EVERYTHING) -> tuple[int, int]:
+        """How many identities have a face in scope, and how many faces these are."""
+        state = self._state
+        if scope.everything:
+            return state.people, state.base.enrolled_faces + state.delta.enrolled_faces
+        known, counts = self._counted
+        if known != (state.revision, scope):
+            parts = [segment.people(scope) for _, segment in state.segments]
+            people = np.union1d(parts[0][0], parts[1][0])
+            counts = len(people), parts[0][1] + parts[1][1]
+            self._counted = (state.revision, scope), counts
+        return counts
+
+    def prepare(self) -> None:
+        """Do now what the first query would have to: look at who is in which row."""
+        self._state.base.prepare()
+
+    def follow(self, changes: Callable[[int], Changes]) -> None:
+        """`apply` what happened since; of several threads that want to, one asks for it.
 
         Args:
-            identities: (M,) int64, distinct: count only these; None for all.
+            changes: everything after a revision, read after this call.
         """
-        base, delta = self._state.base, self._state.delta
-        if identities is None:
-            new = delta.identities
-            return base.enrolled + len(new) - int(base.holds(new).sum())
-        return int((base.holds(identities) | delta.holds(identities)).sum())
+        with self._following:
+            self.apply(changes(self.revision))
 
     def apply(self, changes: Changes) -> None:
         """Bring the index to a later revision; does nothing if it is there already.
 
         Faces that are new or changed go to the delta and supersede what the generation has of them;
-        removed ones stop being found, and leave the delta's memory at once.
+        removed ones stop being found, and leave the delta's memory at once. It takes time for what
+        changed, not for what the delta holds, but where faces leave it.
 
         Args:
             changes: everything after the `revision` read from this object before.
@@ -193,33 +209,47 @@ class LiveIndex:
             state = self._state
             if changes.revision <= state.revision:
                 return
-            new = changes.upserts
+            new, faces = changes.upserts, state.delta.faces
             touched = np.concatenate([new.face_ids, changes.removed])
-            delta = state.delta.faces
-            keep = ~np.isin(delta.face_ids, touched)
+            changed = [new.identity_ids, faces.identity_ids[faces.find(touched)]]
+            gone = faces.find(changes.removed)
+            if len(gone):
+                keep = np.ones(len(faces), np.bool_)
+                keep[gone] = False
+                faces = Faces(faces.face_ids[keep], faces.identity_ids[keep], faces.vectors[keep])
             add = ~np.isin(new.face_ids, changes.removed)
-            ids = np.concatenate([delta.face_ids[keep], new.face_ids[add]])
-            order = np.argsort(ids)
-            self._state = _State(
-                changes.revision,
-                state.base.without(touched),
-                _in_memory(
-                    ids[order],
-                    np.concatenate([delta.identity_ids[keep], new.identity_ids[add]])[order],
-                    np.concatenate([delta.vectors[keep], self._rows(new.vectors[add])])[order],
-                ),
+            ids, people, rows = (
+                new.face_ids[add],
+                new.identity_ids[add],
+                self._rows(new.vectors[add]),
             )
+            known = np.isin(ids, faces.face_ids)
+            places = faces.find(ids[known])
+            identity_ids, vectors = faces.identity_ids.copy(), np.asarray(faces.vectors, np.float32)
+            identity_ids[places] = people[known]
+            if (vectors[places] != rows[known]).any():
+                vectors = vectors.copy()  # others may be searching
+                vectors[places] = rows[known]
+            base = state.base.without(touched)
+            if base is not state.base:
+                older = state.base.faces
+                changed.append(older.identity_ids[older.find(touched)])
+            delta = self._in_memory(
+                np.concatenate([faces.face_ids, ids[~known]]),
+                np.concatenate([identity_ids, people[~known]]),
+                self._grown(vectors, rows[~known]),
+            )
+            affected = np.unique(np.concatenate(changed))
+            affected = affected[affected > 0]
+            self._state = state.followed_by(changes.revision, base, delta, affected)
 
-    def search(
-        self, vectors: F32, k: int, identities: I64 | None = None, faces: I64 | None = None
-    ) -> Matches:
+    def search(self, vectors: F32, k: int, scope: Scope = EVERYTHING) -> Matches:
         """The k faces most similar to each query, enrolled or not.
 
         Args:
             vectors: (Q, D) float32 unit vectors.
             k: faces wanted a query, at least 1.
-            identities: (M,) int64, distinct: search only faces of these; None for all.
-            faces: (M,) int64: search only these; None for all.
+            scope: which faces may be returned.
 
         Returns:
             Matches of width k.
@@ -229,20 +259,17 @@ class LiveIndex:
             IndexFileError: FAISS failed.
         """
         vectors = self._query(vectors, k)
-        state, scope = self._state, Scope(identities, faces)
+        state = self._state
         keys = [shift(s.search(vectors, k, scope), n) for n, s in state.segments if len(s)]
-        return _matches(state, best(_joined(keys, len(vectors)), k))
+        return matches_of(state, best(joined(keys, len(vectors)), k))
 
-    def search_identities(
-        self, vectors: F32, k: int, identities: I64 | None = None, faces: I64 | None = None
-    ) -> Matches:
+    def search_identities(self, vectors: F32, k: int, scope: Scope = EVERYTHING) -> Matches:
         """The best face of each of the k identities most similar to each query.
 
         Args:
             vectors: (Q, D) float32 unit vectors.
             k: identities wanted a query, at least 1.
-            identities: (M,) int64, distinct: search only these; None for all.
-            faces: (M,) int64: search only these faces; None for all.
+            scope: which faces may be returned.
 
         Returns:
             Matches of width k, every identity at most once a query.
@@ -253,20 +280,20 @@ class LiveIndex:
         """
         vectors = self._query(vectors, k)
         state = self._state
-        return _matches(state, _nearest(state, vectors, k, Scope(identities, faces)))
+        return matches_of(state, nearest(state, vectors, k, scope))
 
     def search_templates(
-        self, vectors: F32, k: int, identities: I64 | None = None, *, by_look: bool = False
+        self, vectors: F32, k: int, scope: Scope = EVERYTHING, *, by_look: bool = False
     ) -> Matches:
         """The k identities whose mean face is most similar to each query.
 
         The identities looked at are the `SHORTLIST` (or 4 k) whose best face is nearest; the mean
-        is over all faces each has now, in the generation and in the delta.
+        is over all faces in scope that each has now, in the generation and in the delta.
 
         Args:
             vectors: (Q, D) float32 unit vectors.
             k: identities wanted a query, at least 1.
-            identities: (M,) int64, distinct: search only these; None for all.
+            scope: which faces are searched.
             by_look: take a mean for each look of an identity, of which the best counts (see
                 `index.templates`).
 
@@ -279,26 +306,19 @@ class LiveIndex:
         """
         vectors = self._query(vectors, k)
         state = self._state
-        wide = max(SHORTLIST, 4 * k)
-        rows, scores = unpack(_nearest(state, vectors, wide, Scope(identities)))
-        face_ids, identity_ids = _lookup(state, rows)
-        listed, column = np.unique(identity_ids, return_inverse=True)
-        means, starts = _templates(state, listed, by_look)
-        column = column.reshape(identity_ids.shape)
-        for query in range(len(vectors)):
-            if by_look:
-                fused = np.maximum.reduceat(means @ vectors[query], starts)[column[query]]
-            else:
-                fused = means[column[query]] @ vectors[query]
-            scores[query] = np.where(rows[query] >= 0, fused, scores[query])
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        face_ids = np.take_along_axis(face_ids, order, axis=1)
-        return Matches(
-            face_ids,
-            np.take_along_axis(scores, order, axis=1),
-            np.take_along_axis(identity_ids, order, axis=1),
-            np.sum(face_ids >= 0, axis=1),
-        )
+        rows, scores = unpack(nearest(state, vectors, max(SHORTLIST, 4 * k), scope))
+        face_ids, identity_ids = lookup(state, rows)
+        query, column = np.nonzero(state.several(rows, identity_ids))
+        if len(query):
+            scores[query, column] = fused(
+                state, identity_ids[query, column], vectors, query, scope, by_look
+            )
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            face_ids = np.take_along_axis(face_ids, order, axis=1)
+            scores = np.take_along_axis(scores, order, axis=1)
+            identity_ids = np.take_along_axis(identity_ids, order, axis=1)
+        ids = np.ascontiguousarray(face_ids[:, :k])
+        return Matches(ids, scores[:, :k], identity_ids[:, :k], np.sum(ids >= 0, axis=1))
 
     def faces_of(self, identities: I64) -> ComparedFaces:
         """Every face of these (distinct) identities, as the index compares them."""
@@ -312,62 +332,43 @@ class LiveIndex:
 
     def compared(self, vectors: F16 | F32) -> F32:
         """(N, D) vectors as embedded, as this index compares them."""
+        return adapted(centred(vectors, self._mean), self.adaptation)
+
+    def centred(self, vectors: F16 | F32) -> F32:
+        """(N, D) vectors as embedded, as this index would compare them without an adaptation."""
         return centred(vectors, self._mean)
 
     def _rows(self, vectors: F16) -> F32:
-        """Rows of the delta: centred and rounded, as a generation holds them."""
-        return centred(vectors, self._mean).astype(np.float16).astype(np.float32)
+        """Rows of the delta: as they are compared, and rounded, as a generation holds them."""
+        return self.compared(vectors).astype(np.float16).astype(np.float32)
+
+    def _in_memory(self, face_ids: I64, identity_ids: I64, vectors: F32) -> Segment:
+        """A delta; scanned by FAISS where that is faster, and FAISS is loaded anyway."""
+        faces = Faces(face_ids, identity_ids, vectors)
+        if self.generation is None or len(faces) < _LARGE_DELTA:
+            return Segment(faces, ExactIndex(vectors))
+        from facesearch.index.faiss_index import FlatRows
+
+        return Segment(faces, FlatRows(vectors), _DELTA_RERANK)
+
+    def _grown(self, vectors: F32, more: F32) -> F32:
+        """The delta's vectors with more after them, where there is room without copying them.
+
+        States that see fewer rows of the buffer do not notice.
+        """
+        rows = len(vectors) + len(more)
+        if vectors.base is not self._buffer or rows > len(self._buffer):
+            self._buffer = np.empty((2 * rows, self._dim), np.float32)
+            self._buffer[: len(vectors)] = vectors
+        self._buffer[len(vectors) : rows] = more
+        return self._buffer[:rows]
 
     def _query(self, vectors: F32, k: int) -> F32:
-        """The queries checked, and centred."""
+        """The queries checked, and as they are compared."""
         if k < 1:
             raise UsageError(f"{k} results asked for; at least 1")
         if vectors.ndim != 2 or vectors.shape[1] != self._dim or not np.isfinite(vectors).all():
             raise UsageError(
                 f"queries of shape {vectors.shape}: expected finite vectors (Q, {self._dim})"
             )
-        return centred(vectors, self._mean)
-
-
-def _in_memory(face_ids: I64, identity_ids: I64, vectors: F32) -> Segment:
-    return Segment(Faces(face_ids, identity_ids, vectors), ExactIndex(vectors))
-
-
-def _nearest(state: _State, vectors: F32, k: int, scope: Scope) -> I64:
-    """(Q, k) keys: the best face of each of the k nearest identities of all segments."""
-    parts = [shift(s.search_identities(vectors, k, scope), n) for n, s in state.segments if len(s)]
-    keys = _joined(parts, len(vectors))
-    return best_distinct(keys, _lookup(state, unpack(keys)[0])[1], k)
-
-
-def _templates(state: _State, identities: I64, by_look: bool) -> tuple[F32, I64]:
-    """`templates` of all faces of each of these (distinct, ascending) identities."""
-    owner, vectors = [], []
-    for _, segment in state.segments:
-        rows = segment.rows_of(identities[identities > 0])
-        owner.append(np.searchsorted(identities, segment.faces.identity_ids[rows]))
-        vectors.append(segment.faces.vectors[rows].astype(np.float32))
-    return templates(
-        np.concatenate(vectors), np.concatenate(owner), len(identities), by_look=by_look
-    )
-
-
-def _joined(keys: list[I64], queries: int) -> I64:
-    """The segments' keys side by side; (Q, 0) if there are no segments."""
-    return np.concatenate([np.zeros((queries, 0), np.int64), *keys], axis=1)
-
-
-def _lookup(state: _State, rows: I64) -> tuple[I64, I64]:
-    """Face and identity ids of rows of the joined segments; -1 for row -1."""
-    face_ids, identity_ids = np.full(rows.shape, -1), np.full(rows.shape, -1)
-    for offset, segment in state.segments:
-        here = (rows >= offset) & (rows < offset + len(segment))
-        face_ids[here] = segment.faces.face_ids[rows[here] - offset]
-        identity_ids[here] = segment.faces.identity_ids[rows[here] - offset]
-    return face_ids, identity_ids
-
-
-def _matches(state: _State, keys: I64) -> Matches:
-    rows, scores = unpack(keys)
-    face_ids, identity_ids = _lookup(state, rows)
-    return Matches(face_ids, scores, identity_ids, count(keys))
+        return self.compared(vectors)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facesearch.errors import IndexFileError, UsageError
+from facesearch.index.adaptation import ADAPTED
 from facesearch.index.disk import REBUILD, Checksum, replace
 from facesearch.index.spec import IndexSpec, parse_recipe, recipe_fields
 from facesearch.values import F32
@@ -24,8 +25,8 @@ FORMAT = 2
 POINTER = "CURRENT"
 MANIFEST = "manifest.json"
 INDEX, VECTORS, FACES, IDENTITIES = "index.faiss", "vectors.f16", "faces.i64", "identities.i64"
-FILES = frozenset({MANIFEST, INDEX, VECTORS, FACES, IDENTITIES})
-"""Every file of a generation."""
+FILES = frozenset({MANIFEST, INDEX, VECTORS, FACES, IDENTITIES, ADAPTED})
+"""Every file of a generation; `ADAPTED` is there only where its vectors are adapted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ def check(manifest: Manifest, path: Path, home: IndexHome, revision: int) -> Non
         )
     dim, rows = manifest.dim, manifest.rows
     sizes = {VECTORS: 2 * dim * rows, FACES: 8 * rows, IDENTITIES: 8 * rows}
-    if manifest.files.keys() != {INDEX, *sizes} or any(
+    if manifest.files.keys() - {ADAPTED} != {INDEX, *sizes} or any(
         manifest.files[name].size != size for name, size in sizes.items()
     ):
         raise IndexFileError(f"{path}: its files do not fit its {rows} rows; {REBUILD}")
@@ -183,6 +184,22 @@ def read_pointer(directory: Path) -> Pointer | None:
     if not isinstance(generation, str) or not isinstance(sha256, str) or "/" in generation:
         raise IndexFileError(f"{path}: does not name a generation; {REBUILD}")
     return Pointer(generation, sha256)
+
+
+def pointer_stamp(directory: Path) -> tuple[int, ...]:
+    """What is different after every `write_pointer`; empty if none was ever written.
+
+    Raises:
+        IndexFileError: the pointer's directory cannot be read.
+    """
+    path = directory / POINTER
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    except OSError as err:
+        raise IndexFileError(f"{path}: cannot be read ({err.strerror}); {REBUILD}") from err
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def write_pointer(directory: Path, pointer: Pointer) -> None:

@@ -16,8 +16,9 @@ How a query is answered
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +31,18 @@ _FACES_AN_IDENTITY = 4
 """Rows fetched at first for every identity wanted."""
 _LOOKUP_ROWS = 100
 """Looking up one identity's faces costs about as much as testing this many rows (measured)."""
-_NEAR = 8
-"""Rows grouped first for every identity wanted, of the many fetched."""
 _GROWTH = 8
 _MOST_ROWS = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scope:
     """Which faces a query may return; None for no restriction.
 
+    Which rows these are is worked out once for an object: keep it for the next query.
+
     Attributes:
-        identities: int64 ids; only faces of these.
+        identities: int64 ids, different ones; only faces of these.
         faces: int64 ids; only these.
     """
 
@@ -54,11 +55,14 @@ class Scope:
         return self.identities is None and self.faces is None
 
 
+EVERYTHING = Scope()
+
+
 class Faces:
     """Who is in which row.
 
     Args:
-        face_ids: (N,) int64, ascending.
+        face_ids: (N,) int64, different ones.
         identity_ids: (N,) int64, 0 for faces that are not enrolled.
         vectors: (N, D) float16 or float32.
     """
@@ -67,12 +71,19 @@ class Faces:
         self.face_ids = face_ids
         self.identity_ids = identity_ids
         self.vectors = vectors
+        self._among: tuple[Scope, Mask | None] = EVERYTHING, None
 
     def __len__(self) -> int:
         return len(self.face_ids)
 
     def find(self, face_ids: I64) -> I64:
         """Rows of those of the faces that are here."""
+        order = self._by_face
+        if order is not None:  # more than one face, then
+            ids = self.face_ids[order]
+            places = np.minimum(np.searchsorted(ids, face_ids), len(self) - 1)
+            rows: I64 = order[places[ids[places] == face_ids]]
+            return rows
         rows = np.searchsorted(self.face_ids, face_ids)
         inside = rows < len(self)
         rows, face_ids = rows[inside], face_ids[inside]
@@ -81,13 +92,22 @@ class Faces:
 
     def among(self, scope: Scope) -> Mask | None:
         """(N,) bool, the rows in scope; None if nothing is restricted."""
-        chosen: Mask | None = None
+        if scope.everything:
+            return None
+        known, chosen = self._among
+        if known is not scope:
+            chosen = self._in_scope(scope)
+            self._among = scope, chosen
+        return chosen
+
+    def _in_scope(self, scope: Scope) -> Mask:
+        chosen = np.ones(len(self), np.bool_)
         if scope.identities is not None:
             chosen = self._of_identities(scope.identities)
         if scope.faces is not None:
             named = np.zeros(len(self), np.bool_)
             named[self.find(scope.faces)] = True
-            chosen = named if chosen is None else chosen & named
+            chosen &= named
         return chosen
 
     def _of_identities(self, identity_ids: I64) -> Mask:
@@ -124,6 +144,23 @@ class Faces:
     def by_identity(self) -> NDArray[np.uint32]:
         """Rows ordered by identity."""
         return np.argsort(self.identity_ids, kind="stable").astype(np.uint32)
+
+    @cached_property
+    def alone(self) -> Mask:
+        """(N,) bool, the rows whose identity has no other."""
+        ids = self.identity_ids[self.by_identity]
+        different = np.ones(len(self) + 1, np.bool_)
+        np.not_equal(ids[1:], ids[:-1], out=different[1:-1])
+        mask = np.empty(len(self), np.bool_)
+        mask[self.by_identity] = different[1:] & different[:-1]
+        return mask
+
+    @cached_property
+    def _by_face(self) -> I64 | None:
+        """Rows ordered by face id; None if they are."""
+        if (self.face_ids[1:] > self.face_ids[:-1]).all():
+            return None
+        return np.argsort(self.face_ids, kind="stable")
 
 
 class Segment:
@@ -163,6 +200,11 @@ class Segment:
         return int(np.count_nonzero(np.diff(self.faces.identity_ids[rows], prepend=-1)))
 
     @cached_property
+    def enrolled_faces(self) -> int:
+        """How many faces that count have an identity."""
+        return len(self) if self._enrolled is None else int(np.count_nonzero(self._enrolled))
+
+    @cached_property
     def identities(self) -> I64:
         """The enrolled identities, ascending."""
         ids = self.faces.identity_ids
@@ -174,10 +216,22 @@ class Segment:
         counting = owners if self._enrolled is None else owners[self._enrolled[rows]]
         return np.bincount(counting, minlength=len(identity_ids)) > 0
 
-    def rows_of(self, identities: I64) -> NDArray[np.uint32]:
-        """Rows that count of these (distinct) identities."""
+    def rows_of(self, identities: I64, scope: Scope = EVERYTHING) -> NDArray[np.uint32]:
+        """Rows that count, and are in scope, of these (distinct) identities."""
         rows, _ = self.faces.of(identities)
+        if not scope.everything:
+            rows = rows[self._allowed(None, scope)[rows]]  # type: ignore[index]
         return rows if self._alive is None else rows[self._alive[rows]]
+
+    def people(self, scope: Scope) -> tuple[I64, int]:
+        """The identities, ascending, of the faces in scope that count; how many faces these are."""
+        allowed = self._allowed(self._enrolled, scope)
+        ids = self.faces.identity_ids if allowed is None else self.faces.identity_ids[allowed]
+        return np.unique(ids), len(ids)
+
+    def prepare(self) -> None:
+        """Work out now what the first query would have to."""
+        _ = self.enrolled, self.enrolled_faces, self.faces.alone
 
     def without(self, face_ids: I64) -> Segment:
         """This segment after these faces were removed or superseded; itself if it has none."""
@@ -188,7 +242,16 @@ class Segment:
             return self
         alive = np.ones(len(self), np.bool_) if self._alive is None else self._alive.copy()
         alive[rows] = False
-        return Segment(self.faces, self._index, self._rerank, alive)
+        after = Segment(self.faces, self._index, self._rerank, alive)
+        after._enrolled = alive
+        if self._enrolled is not None:
+            after._enrolled = self._enrolled.copy()
+            after._enrolled[rows] = False
+        gone = self.faces.identity_ids[rows]
+        after.enrolled_faces = self.enrolled_faces - int(np.count_nonzero(gone > 0))
+        people = np.unique(gone[gone > 0])
+        after.enrolled = self.enrolled - len(people) + int(after.holds(people).sum())
+        return after
 
     def search(self, queries: F32, k: int, scope: Scope) -> I64:
         """The k nearest faces of each query: (Q, k) int64 keys of rows, best first."""
@@ -198,7 +261,7 @@ class Segment:
         pending = np.arange(len(queries))
         fetch = max(k, self._rerank)
         while self._worthwhile(len(pending), fetch, available):
-            kept[pending] = best(self._fetch(queries[pending], fetch, allowed), k)
+            kept[pending] = self._fetch(queries[pending], fetch, allowed, partial(best, k=k))
             pending = pending[count(kept[pending]) < min(k, available)]
             fetch *= _GROWTH
         if len(pending):
@@ -215,8 +278,9 @@ class Segment:
         fetch = max(k * _FACES_AN_IDENTITY, self._rerank)
         wanted: int | None = None
         while self._worthwhile(len(pending), fetch, available):
-            keys = self._fetch(queries[pending], fetch, allowed)
-            kept[pending] = self._best_distinct(keys, k)
+            kept[pending] = self._fetch(
+                queries[pending], fetch, allowed, lambda keys: self._best_distinct(keys, k)
+            )
             pending = pending[count(kept[pending]) < k]
             if len(pending):
                 wanted = self._distinct(allowed, scope) if wanted is None else wanted
@@ -249,13 +313,14 @@ class Segment:
         return len(np.unique(self.faces.identity_ids[allowed]))
 
     def _best_distinct(self, keys: I64, k: int) -> I64:
-        """`best_distinct` by identity, looking at the best few first: they mostly suffice."""
-        near = best(keys, _NEAR * k)
-        kept = best_distinct(near, self.faces.identity_ids[np.maximum(unpack(near)[0], 0)], k)
-        few = np.flatnonzero(count(kept) < k) if keys.shape[1] > near.shape[1] else ()
+        """`best_distinct` by identity; mostly the best k are of different ones already."""
+        kept = best(keys, k)
+        identity_ids = self.faces.identity_ids
+        ids = np.sort(identity_ids[np.maximum(unpack(kept)[0], 0)], axis=1)
+        few = np.flatnonzero((ids[:, 1:] == ids[:, :-1]).any(axis=1) | (ids[:, 0] <= 0))
         if len(few):
             rows = np.maximum(unpack(keys[few])[0], 0)
-            kept[few] = best_distinct(keys[few], self.faces.identity_ids[rows], k)
+            kept[few] = best_distinct(keys[few], identity_ids[rows], k)
         return kept
 
     def _worthwhile(self, queries: int, fetch: int, available: int) -> bool:
@@ -266,6 +331,13 @@ class Segment:
             and self._index.cost(queries, available) < self._exact.cost(queries, available)
         )
 
-    def _fetch(self, queries: F32, fetch: int, allowed: Mask | None) -> I64:
-        """(Q, fetch) keys of what the index finds, exactly scored."""
-        return score(queries, self.faces.vectors, self._index.search(queries, fetch, allowed))
+    def _fetch(
+        self, queries: F32, fetch: int, allowed: Mask | None, reduce: Callable[[I64], I64]
+    ) -> I64:
+        """What `reduce` keeps of the (Q, fetch) keys of what the index finds, exactly scored."""
+
+        def part(queries: F32) -> I64:
+            rows = self._index.search(queries, fetch, allowed)
+            return reduce(score(queries, self.faces.vectors, rows))
+
+        return self._index.shared(part, queries)

@@ -20,10 +20,12 @@ class Gate:
     Attributes:
         min_quality: least quality, 0 to 1.
         min_face: least shorter side of its box, pixels of the original photo.
+        crops: whether its pixels are stored, too.
     """
 
     min_quality: float = 0.0
     min_face: float = 0.0
+    crops: bool = False
 
     def __call__(self, detections: Detections, measures: Measures, quality: F32) -> tuple[str, ...]:
         """Why each of N faces is rejected; "" for those that are stored."""
@@ -51,4 +53,5 @@ def assessed(gate: Gate, file: FileStamp, found: Extraction, embedded: Embedding
         figures,
         gate(found.detections, found.measures, figures),
         found.facts,
+        found.crops if gate.crops else None,
     )

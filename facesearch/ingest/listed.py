@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from facesearch.errors import DiskFullError, ManifestError
 from facesearch.ingest.enroll import rows
+from facesearch.photos.remote import url_of
 
 _CHUNK = 64 * 1024
 _LONGEST = 1024 * 1024
@@ -35,7 +36,8 @@ def paths_from(source: Path) -> Iterator[str]:
         for number, fields in rows(source):
             if not fields.get("path"):
                 raise ManifestError(f"{source}:{number}: no value for 'path'")
-            yield os.path.join(base, str(fields["path"]))
+            path = str(fields["path"])
+            yield url_of(path) or os.path.join(base, path)
         return
     try:
         if source == Path("-"):
@@ -103,4 +105,5 @@ def _paths(stream: BinaryIO, base: Path, name: str) -> Iterator[str]:
 def _path(line: bytes, separator: bytes, base: Path) -> Iterator[str]:
     path = line.removesuffix(b"\r") if separator == b"\n" else line
     if path:
-        yield os.path.join(base, os.fsdecode(path))
+        name = os.fsdecode(path)
+        yield url_of(name) or os.path.join(base, name)

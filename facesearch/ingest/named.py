@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from facesearch.ingest.enroll import Entry, FaceChoice
 from facesearch.photos.find import Found, Ignored, find
 from facesearch.photos.place import read_place
 from facesearch.photos.regions import named_faces
+from facesearch.photos.remote import absolute
 from facesearch.settings import PhotoLimits
 from facesearch.store.gallery import Person
 from facesearch.values import Failure
@@ -37,7 +37,7 @@ def from_photos(
         if isinstance(found, Ignored):
             ignored[found.suffix] = ignored.get(found.suffix, 0) + 1
         elif isinstance(found, Found):
-            path = os.path.abspath(found.path)
+            path = absolute(found.path)
             try:
                 regions = named_faces(read_place(path, limits), path, limits)
             except PhotoError as err:

@@ -144,6 +144,7 @@ class Worker:
             0 for any time.
         gate: which faces are stored.
         progress: called with the report so far, after every batch and every few hundred files.
+        load: makes `extract` ready; called before every photo, its time does not count.
     """
 
     database: Database
@@ -155,6 +156,7 @@ class Worker:
     limit_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
+    load: Callable[[], None] = lambda: None
 
     @property
     def collection(self) -> Collection:
@@ -335,6 +337,8 @@ class Worker:
             with pool.untimed():  # the server may be away
                 return self._ask(ledger.is_stored, self.collection, sha256, whole=whole)
 
+        with pool.untimed():
+            self.load()
         try:
             extraction = self.extract(file.path, is_stored)
         except PhotoError as err:

@@ -1,7 +1,7 @@
 """Decoding a photo: bounded, upright, complete or refused.
 
-`decode` turns the bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF or HEIC file into a `Photo`, or raises
-`PhotoError`; nothing else comes out of it, whatever goes in. It is pure, keeps no state, writes
+`decode` turns the bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC or RAW file into a `Photo`, or
+raises `PhotoError`; nothing else comes out of it, whatever goes in. It is pure, keeps no state, writes
 nothing to stderr and may run on many threads at once. The format is told by the first bytes; the
 file's name plays no part.
 
@@ -34,8 +34,8 @@ and of one that is no good:
 | header says more than `max_pixels` (decompression bombs), before memory is spent; or memory does not suffice | TOO_MANY_PIXELS |
 | WebP of more than 179 megapixels (Pillow's own bound) | TOO_MANY_PIXELS |
 | none of the formats | NOT_AN_IMAGE |
-| HEIC, where the extra `heif` is not installed | UNSUPPORTED |
-| AVIF, JPEG 2000, JPEG XL, PSD, PDF, BigTIFF, camera raw, run-length BMP | UNSUPPORTED |
+| HEIC, where the extra `heif` is not installed; camera RAW, where `raw` is not | UNSUPPORTED |
+| AVIF, JPEG 2000, JPEG XL, PSD, PDF, BigTIFF, run-length BMP | UNSUPPORTED |
 | floating-point, signed or 32-bit TIFF; CIELab TIFF; 12-bit and lossless JPEG | UNSUPPORTED |
 | the file, or the data coded in it, end before the picture does | TRUNCATED |
 | wrong checksum, impossible structure, undecodable data | CORRUPT |
@@ -58,6 +58,7 @@ from facesearch.photos.headers import read_header
 from facesearch.photos.heif import decode_heif, is_heif
 from facesearch.photos.pixels import decode_pixels
 from facesearch.photos.place import read_place
+from facesearch.photos.raw import decode_raw, is_raw
 from facesearch.settings import PhotoLimits
 from facesearch.values import Photo, Pixels
 
@@ -112,6 +113,9 @@ def decode(
         if is_heif(data):
             pixels = decode_heif(data, limits)
             return Photo(pixels, (pixels.shape[1], pixels.shape[0]), sha256, name)
+        if is_raw(data):
+            pixels, size = decode_raw(data, limits, wanted)
+            return Photo(pixels, size, sha256, name)
         header = read_header(data, limits)
         factor = 1
         if wanted is not None and header.format is Format.JPEG:

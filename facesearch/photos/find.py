@@ -14,17 +14,20 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from facesearch.errors import PhotoError, Reason, UsageError
-from facesearch.photos import archive
+from facesearch.photos import archive, raw, remote
 from facesearch.photos.read import os_detail, os_reason
 from facesearch.values import Failure
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 _LOSSLESS = (".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 _VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
-SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *_VIDEO))
+SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *raw.SUFFIXES, *_VIDEO))
 """What a file in a folder must end in, in lower case, to be taken for a photo or a video."""
+
+_LONGEST_URL = 2000
 
 HIDDEN = "(hidden)"
 NO_SUFFIX = "(no suffix)"
@@ -34,9 +37,9 @@ SEEN = "(folder seen before)"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file to be read as a photo."""
+    """A file to be read as a photo, or its URL."""
 
-    path: Path
+    path: Path | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,11 @@ class Ignored:
             device), `SEEN` (a folder reached a second time, through a link or another source).
     """
 
-    path: Path
+    path: Path | str
     suffix: str
 
 
-def find(sources: Iterable[Path]) -> Iterator[Found | Ignored | Failure]:
+def find(sources: Iterable[Path | str]) -> Iterator[Found | Ignored | Failure]:
     """Every photo under `sources`: folders are walked recursively, files are taken as they are.
 
     Names are visited in code point order, depth first, so the order is the same at every run.
@@ -63,7 +66,7 @@ def find(sources: Iterable[Path]) -> Iterator[Found | Ignored | Failure]:
     read like folders, wherever they are met.
 
     Args:
-        sources: files, folders, members of archives (`a.zip!/b`, a file or folder in it) and
+        sources: files, folders, members of archives (`a.zip!/b`, a file or folder in it), URLs and
             patterns: `*`, `?` and `[...]` stand for parts of a name, `**` for any folders. Held in
             memory, unlike what is found in them.
 
@@ -73,10 +76,10 @@ def find(sources: Iterable[Path]) -> Iterator[Found | Ignored | Failure]:
         after which the walk goes on.
 
     Raises:
-        UsageError: a source does not exist, or a pattern fits nothing. Raised by the call, before
-            anything is yielded.
+        UsageError: a source does not exist, a pattern fits nothing, or a URL cannot be read here.
+            Raised by the call, before anything is yielded.
     """
-    return _walk([root for source in sources for root in _roots(Path(source))])
+    return _walk([root for source in sources for root in _roots(source)])
 
 
 def find_listed(paths: Iterable[str]) -> Iterator[Found | Ignored | Failure]:
@@ -86,7 +89,7 @@ def find_listed(paths: Iterable[str]) -> Iterator[Found | Ignored | Failure]:
     """
     seen: set[tuple[int, int]] = set()
     for path in paths:
-        yield from _walk_root(_Root(Path(path)), seen)
+        yield from _walk_root(_Root(Path(path), url=remote.url_of(path)), seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +100,22 @@ class _Root:
         path: a file or folder.
         inside: the member, or folder of members, of the archive at `path` that is meant.
         wanted: what follows `path` in the paths that are taken; None for all.
+        url: the URL that is meant instead of a path.
     """
 
     path: Path
     inside: str = ""
     wanted: re.Pattern[str] | None = None
+    url: str | None = None
 
 
-def _roots(source: Path) -> list[_Root]:
+def _roots(named: Path | str) -> list[_Root]:
     """What a source named by the user stands for."""
-    name = os.fspath(source)
+    name, source = os.fspath(named), Path(named)
+    url = remote.url_of(name)
+    if url and not os.path.lexists(name):
+        remote.require(url)
+        return [_Root(source, url=url)]
     try:
         source.stat()
         return [_Root(source)]
@@ -149,7 +158,9 @@ def _walk(roots: list[_Root]) -> Iterator[Found | Ignored | Failure]:
 
 
 def _walk_root(root: _Root, seen: set[tuple[int, int]]) -> Iterator[Found | Ignored | Failure]:
-    if os.path.isdir(root.path):
+    if root.url and not os.path.lexists(root.path):
+        yield from _walk_url(root.url)
+    elif os.path.isdir(root.path):
         for item in _walk_folder(root.path, seen):
             below = os.fspath(item.path)[len(os.fspath(root.path)) :]
             if root.wanted is None or isinstance(item, Failure) or root.wanted.fullmatch(below):
@@ -191,6 +202,34 @@ def _walk_folder(root: Path, seen: set[tuple[int, int]]) -> Iterator[Found | Ign
                 yield Failure(os.fspath(path), Reason.MISSING, "vanished, or a link to nothing")
         except OSError as err:
             yield Failure(os.fspath(path), os_reason(err), os_detail(err))
+
+
+def _walk_url(url: str) -> Iterator[Found | Ignored | Failure]:
+    """What lies at a URL: itself, or everything in the folder that it is."""
+    pending: list[tuple[str, bool]] = [(url, True)]
+    while pending:
+        here, folder = pending.pop()
+        name = unquote(here.rstrip("/").rpartition("/")[2])
+        suffix = os.path.splitext(name)[1].lower()
+        if here != url and name.startswith("."):
+            yield Ignored(here, HIDDEN)
+        elif len(here) > _LONGEST_URL:  # a server that invents folders in folders
+            yield Failure(here, Reason.UNSUPPORTED.value, "the URL is too long")
+        elif folder:
+            entries = list(remote.names(here))
+            for entry in entries:
+                if isinstance(entry, PhotoError):
+                    yield Failure(entry.where, entry.reason.value, entry.detail)
+                elif entry == (url, False):
+                    yield Found(url)
+            pending += [e for e in reversed(entries) if isinstance(e, tuple) and e[0] != here]
+        elif archive.is_archive(name) or suffix in _VIDEO:
+            detail = "archives and videos are not read from a URL; fetch it"
+            yield Failure(here, Reason.UNSUPPORTED.value, detail)
+        elif suffix in SUFFIXES:
+            yield Found(here)
+        else:
+            yield Ignored(here, suffix or NO_SUFFIX)
 
 
 def _walk_archive(path: Path, inside: str = "") -> Iterator[Found | Ignored | Failure]:

@@ -1,7 +1,8 @@
-"""Where a photo is: a file, a member of an archive (`/a.zip!/b.jpg`), a frame (`/a.mp4#t=1.500`).
+"""Where a photo is: a file, a member of an archive, a frame of a video, a URL.
 
-It is opened by its path alone. This path is what the ledger stores, and what `identify`, `search`
-and enrolment take. A file that is really called so wins.
+That is `/b.jpg`, `/a.zip!/b.jpg`, `/a.mp4#t=1.500` or `https://host/b.jpg`. It is opened by this
+path alone, which is what the ledger stores, and what `identify`, `search` and enrolment take. A
+file that is really called so wins.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 
 from facesearch.errors import PhotoError
-from facesearch.photos import archive, video
+from facesearch.photos import archive, remote, video
 from facesearch.photos.read import os_detail, os_reason, read_bytes
 from facesearch.settings import PhotoLimits
 
@@ -22,6 +23,8 @@ def read_place(path: str | os.PathLike[str], limits: PhotoLimits) -> bytes:
     """
     name = os.fspath(path)
     if not os.path.lexists(name):
+        if url := remote.url_of(name):
+            return remote.read(url, limits)
         if inside := archive.split(name):
             return archive.opened(inside[0]).read(inside[1], limits)
         if frame := video.split(name):
@@ -40,6 +43,8 @@ def stamp(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as err:
+        if url := remote.url_of(path):
+            return remote.stamp(url)
         if inside := archive.split(path):
             size = archive.opened(inside[0]).sizes.get(inside[1])
             if size is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from facesearch.errors import ContractError, ModelChangedError, NotFoundError
 from facesearch.store.database import Database, insert_new
@@ -94,10 +94,7 @@ def every(database: Database) -> list[Collection]:
 
 def revision(database: Database, collection_id: int) -> int:
     """The collection's current revision."""
-    with database.read() as connection:
-        return connection.execute(
-            select(CollectionRow.revision).where(CollectionRow.id == collection_id)
-        ).scalar_one()
+    return int(database.peek(_REVISION, collection_id=collection_id)[0][0])
 
 
 def require_unchanged(connection: Connection, collection: Collection) -> None:
@@ -125,6 +122,7 @@ def bump(connection: Connection, collection_id: int) -> int:
     ).scalar_one()
 
 
+_REVISION = select(CollectionRow.revision).where(CollectionRow.id == bindparam("collection_id"))
 _SELECT = select(
     CollectionRow.id,
     CollectionRow.name,

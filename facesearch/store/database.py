@@ -13,7 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Select,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     ArgumentError,
@@ -22,6 +33,7 @@ from sqlalchemy.exc import (
     OperationalError,
     SQLAlchemyError,
 )
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from facesearch.errors import (
     DiskFullError,
@@ -61,6 +73,7 @@ class Database:
 
     def __init__(self, url: str | URL, patience_s: float = PATIENCE_S) -> None:
         self.patience_s = patience_s
+        self._texts: dict[Select[*tuple[Any, ...]], SQLCompiler] = {}
         try:
             self.url: URL = make_url(url)
             self.engine: Engine = create_engine(self.url, pool_pre_ping=not _is_sqlite(self.url))
@@ -111,6 +124,30 @@ class Database:
                 yield connection
         except SQLAlchemyError as err:
             raise _translate(err, self.where) from err
+
+    def peek(self, statement: Select[*tuple[Any, ...]], **values: int) -> list[Any]:
+        """The rows of a small SELECT outside any transaction, in a tenth of the time of `read`.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        compiled = self._texts.get(statement)
+        if compiled is None:
+            compiled = statement.compile(self.engine)
+            self._texts[statement] = compiled
+        try:
+            raw = self.engine.raw_connection()
+            try:
+                cursor = raw.cursor()
+                given = compiled.construct_params(values)
+                names = compiled.positiontup
+                cursor.execute(compiled.string, [given[n] for n in names] if names else given)
+                return list(cursor.fetchall())
+            finally:
+                raw.close()
+        except (SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error):
+            with self.read() as connection:  # again, so that what is wrong is said in our words
+                return list(connection.execute(statement, values))
 
     def patiently(self, operation: Callable[[], T]) -> T:
         """The result of an operation, tried again as long as the server cannot be reached.
@@ -194,21 +231,33 @@ class Database:
                 connection.execute(insert(LibraryRow).values(uuid=found, created_at=now()))
             return found
 
-    def scrub(self) -> None:
+    def scrub(self, patience_s: float = 0.2) -> bool:
         """Make deleted rows unreadable in the files: truncate SQLite's write-ahead log.
 
         Deleted content is already overwritten with zeros in the database file (`secure_delete`).
         On Postgres, VACUUM does this in its own time.
+
+        Args:
+            patience_s: how long to wait for others that read; writers wait meanwhile.
+
+        Returns:
+            Whether it was done; if not, whoever next builds an index does it.
         """
-        if _is_sqlite(self.url):
-            try:
-                with self.engine.connect() as connection:
-                    # outside a transaction, where SQLite allows it
-                    cursor = connection.connection.cursor()
-                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if not _is_sqlite(self.url):
+            return True
+        try:
+            with self.engine.connect() as connection:
+                # outside a transaction, where SQLite allows it
+                cursor = connection.connection.cursor()
+                try:
+                    cursor.execute(f"PRAGMA busy_timeout = {int(patience_s * 1000)}")
+                    busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                finally:
+                    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
                     cursor.close()
-            except (SQLAlchemyError, sqlite3.Error) as err:
-                raise StoreError(f"{self.where}: cannot truncate the log: {err}") from err
+                return not busy
+        except (SQLAlchemyError, sqlite3.Error) as err:
+            raise StoreError(f"{self.where}: cannot truncate the log: {err}") from err
 
     def integrity(self) -> str:
         """What a quick check of SQLite finds damaged; "ok" if nothing, or if it is not SQLite."""

@@ -14,7 +14,7 @@ from facesearch.store import vectors
 from facesearch.store.collections import Collection, require_unchanged
 from facesearch.store.database import Database
 from facesearch.store.tables import CollectionRow, FaceRow, RemovalRow
-from facesearch.values import Changes, FaceRows
+from facesearch.values import I64, Changes, FaceRows
 
 BATCH = 16_384
 """Rows read from the database at a time."""
@@ -28,7 +28,8 @@ def snapshot(
 ) -> Iterator[tuple[int, Iterator[FaceRows]]]:
     """The collection's revision and all its faces at it, in batches by ascending face id.
 
-    The batches are read inside one transaction: consume them before the block ends.
+    The batches are read inside one transaction, which ends with them: while it lasts, SQLite's
+    write-ahead log only grows. Consume them before the block ends.
 
     Raises:
         ModelChangedError: the collection went over to another model since it was looked up.
@@ -53,7 +54,13 @@ def sized_snapshot(
             .where(FaceRow.collection_id == collection.id)
             .order_by(FaceRow.id)
         )
-        yield revision, size, (_rows(part, collection.contract.dim) for part in result.partitions())
+
+        def batches() -> Iterator[FaceRows]:
+            for part in result.partitions():
+                yield _rows(part, collection.contract.dim)
+            connection.rollback()
+
+        yield revision, size, batches()
 
 
 def changes(database: Database, collection: Collection, since: int) -> Changes:
@@ -103,6 +110,17 @@ def size(database: Database, collection: Collection) -> tuple[int, int]:
             select(CollectionRow.revision).where(CollectionRow.id == collection.id)
         ).scalar_one()
         return revision, _size(connection, collection)
+
+
+def changed(database: Database, collection: Collection, since: int) -> int:
+    """How many faces were added, changed or removed after revision `since`."""
+    upserts = select(func.count()).select_from(FaceRow)
+    upserts = upserts.where(vectors.changed_since(collection, since))
+    removed = select(func.count()).where(
+        RemovalRow.collection_id == collection.id, RemovalRow.revision > since
+    )
+    with database.read() as connection:
+        return connection.execute(upserts).scalar_one() + connection.execute(removed).scalar_one()
 
 
 def faces(database: Database, collection: Collection, face_ids: Sequence[int]) -> FaceRows:
@@ -155,6 +173,19 @@ def enrolled(
             found = connection.execute(query.where(FaceRow.identity_id.in_(some))).one()
             people, faces = people + found[0], faces + found[1]
     return people, faces
+
+
+def owners(database: Database, collection: Collection, face_ids: Sequence[int]) -> I64:
+    """Whose those of the faces are that exist: int64 identity ids, 0 for nobody's."""
+    found: list[int] = []
+    query = select(func.coalesce(FaceRow.identity_id, 0)).where(
+        FaceRow.collection_id == collection.id
+    )
+    with database.read() as connection:
+        for start in range(0, len(face_ids), _LOOKUP):
+            some = face_ids[start : start + _LOOKUP]
+            found += connection.execute(query.where(FaceRow.id.in_(some))).scalars()
+    return np.array(found, np.int64)
 
 
 def _chosen(

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from facesearch.errors import NotFoundError, UsageError
 from facesearch.store.collections import Collection, bump
@@ -17,6 +30,7 @@ from facesearch.store.database import Database
 from facesearch.store.ledger import ERASED, FAILED, by_paths
 from facesearch.store.paths import from_text
 from facesearch.store.tables import (
+    BigId,
     FaceRow,
     FileRow,
     IdentityRow,
@@ -75,6 +89,17 @@ class FaceRecord:
     quality: float
     photo: str
     taken_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """Who a face is enrolled as, and a file that holds its photo."""
+
+    identity_id: int
+    name: str
+    external_id: str | None
+    metadata: Mapping[str, JSONValue]
+    photo: str
 
 
 def faces_of(
@@ -247,6 +272,23 @@ def faces_by_id(database: Database, face_ids: Iterable[int]) -> dict[int, FaceRe
     return {f.face_id: f for f in _records(database, FaceRow.id.in_(ids))} if ids else {}
 
 
+def candidates(database: Database, face_ids: Sequence[int]) -> dict[int, Enrolled]:
+    """Who is enrolled with each of these faces, by face id; those that are gone are missing."""
+    found = {}
+    ids = list(dict.fromkeys(face_ids))
+    for start in range(0, len(ids), _MANY):
+        part = ids[start : start + _MANY]
+        size = next(size for size in (_FEW, _MANY) if len(part) <= size)
+        part += part[-1:] * (size - len(part))
+        values = {f"id{i}": face_id for i, face_id in enumerate(part)}
+        for face, identity, name, external, details, path in database.peek(
+            _candidates(size), **values
+        ):
+            metadata = json.loads(details) if isinstance(details, str) else details
+            found[face] = Enrolled(identity, name, external, metadata, from_text(path or ""))
+    return found
+
+
 def identities_by_id(
     database: Database, collection: Collection, ids: Iterable[int]
 ) -> dict[int, Identity]:
@@ -322,6 +364,33 @@ def enrolled_faces(
         return connection.execute(query.select_from(FaceRow)).scalar_one()
 
 
+_PATH = (
+    select(func.min(FileRow.path))
+    .where(FileRow.photo_id == FaceRow.photo_id)
+    .correlate(FaceRow)
+    .scalar_subquery()
+)
+_FEW, _MANY = 8, 512
+"""Faces looked up together: two statements, which the database prepares once."""
+
+
+@cache
+def _candidates(size: int) -> Select[int, int, str, str | None, Any, str]:
+    ids = [bindparam(f"id{i}", type_=BigId) for i in range(size)]
+    return (
+        select(
+            FaceRow.id,
+            IdentityRow.id,
+            IdentityRow.name,
+            IdentityRow.external_id,
+            IdentityRow.details,
+            _PATH,
+        )
+        .join(IdentityRow, IdentityRow.id == FaceRow.identity_id)
+        .where(FaceRow.id.in_(ids))
+    )
+
+
 def _metadata(where: Mapping[str, JSONValue]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     for key, value in where.items():
@@ -351,22 +420,16 @@ def _identities(
     rows = connection.execute(
         select(
             IdentityRow.id, IdentityRow.name, IdentityRow.external_id, IdentityRow.details, faces
-        )
-        .where(IdentityRow.collection_id == collection.id, *conditions)
-        .order_by(IdentityRow.name, IdentityRow.id)
+        ).where(IdentityRow.collection_id == collection.id, *conditions)
     )
-    return [Identity(id_, name, external, details, n) for id_, name, external, details, n in rows]
+    people = [Identity(id_, name, external, details, n) for id_, name, external, details, n in rows]
+    # sorted here: to save sorting, SQLite would walk the names of the whole collection
+    return sorted(people, key=lambda person: (person.name, person.id))
 
 
 def _records(database: Database, condition: ColumnElement[bool]) -> list[FaceRecord]:
-    path = (
-        select(func.min(FileRow.path))
-        .where(FileRow.photo_id == FaceRow.photo_id)
-        .correlate(FaceRow)
-        .scalar_subquery()
-    )
     query = (
-        select(*_FACE_COLUMNS, FaceRow.quality, path, PhotoRow.taken_at)
+        select(*_FACE_COLUMNS, FaceRow.quality, _PATH, PhotoRow.taken_at)
         .join(PhotoRow, PhotoRow.id == FaceRow.photo_id)
         .where(condition)
     )

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from facesearch.errors import Reason
-from facesearch.store import photo_rows, vectors
+from facesearch.store import crops, photo_rows, vectors
 from facesearch.store.collections import Collection, bump, require_unchanged
 from facesearch.store.database import Database
 from facesearch.store.outcomes import Container, Duplicate, Extracted, Failed, FileStamp, Outcome
@@ -229,6 +229,13 @@ def _record(
         rows = [row for row in found if not row["reason"]]
         if rows:
             vectors.insert_faces(connection, collection, photo_rows.without(rows, "reason"))
+            pictures = {
+                (photo_ids[digest], i): crop
+                for digest, o in read.items()
+                for i, crop in enumerate(() if o.crops is None else o.crops)
+            }
+            added = {(row["photo_id"], row["ordinal"]) for row in rows}
+            crops.write(connection, {key: pictures[key] for key in added & pictures.keys()})
         photo_rows.write_rejections(connection, found, [photo_ids[digest] for digest in read])
         with_faces = photo_rows.with_faces(connection, photo_ids.values())
         left = _write_files(connection, collection.id, outcomes, photo_ids, with_faces, before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from facesearch.errors import Reason
-from facesearch.values import F32, Detections, Embeddings, PhotoFacts
+from facesearch.values import F32, Crops, Detections, Embeddings, PhotoFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Extracted:
         quality: (N,) of the same faces, 0 to 1.
         rejected: why each of them is not to be stored, "" for those that are; N of them.
         facts: what else the photo says.
+        crops: the same N faces, aligned, to be stored beside them; None: they are not.
     """
 
     file: FileStamp
@@ -46,6 +47,7 @@ class Extracted:
     quality: F32
     rejected: tuple[str, ...]
     facts: PhotoFacts = field(default_factory=PhotoFacts)
+    crops: Crops | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, union
 
+from facesearch.store import bulk
 from facesearch.store.tables import FaceRow, FileRow, PhotoRow, RejectionRow, RemovalRow, now
 from facesearch.values import F32, Detections, Embeddings, PhotoFacts
 
@@ -101,10 +102,9 @@ def write_rejections(
     if photo_ids:
         connection.execute(delete(RejectionRow).where(RejectionRow.photo_id.in_(photo_ids)))
     rejected = [row for row in found if row["reason"]]
-    if rejected:
-        connection.execute(
-            insert(RejectionRow), without(rejected, "embedding", "identity_id", "changed")
-        )
+    bulk.insert_rows(
+        connection, RejectionRow, without(rejected, "embedding", "identity_id", "changed")
+    )
 
 
 def with_faces(connection: Connection, photo_ids: SizedIterable[int]) -> set[int]:

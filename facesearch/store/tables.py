@@ -215,6 +215,17 @@ class FaceRow(Base):
     """The collection's revision that last touched this row."""
 
 
+class CropRow(Base):
+    """The aligned pixels of a face, where the settings ask for them to be kept."""
+
+    __tablename__ = "crops"
+    face_id: Mapped[int] = mapped_column(
+        ForeignKey("faces.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    png: Mapped[bytes] = mapped_column(LargeBinary)
+    """(112, 112, 3) BGR, as they were embedded."""
+
+
 class VectorSetRow(Base):
     """The vectors of a collection's faces by one model, while it has those of several."""
 

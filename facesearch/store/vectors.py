@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, union
 
+from facesearch.store import bulk
 from facesearch.store.collections import Collection
 from facesearch.store.tables import FaceRow, VectorRow
 
@@ -58,7 +59,7 @@ def insert_faces(
 ) -> None:
     """Insert faces, each with its vector as `embedding`, which goes to the collection's set."""
     if collection.vectors == 0:
-        connection.execute(insert(FaceRow), list(rows))
+        bulk.insert_rows(connection, FaceRow, [dict(row) for row in rows])
         return
     made = connection.execute(
         insert(FaceRow).returning(FaceRow.id, FaceRow.photo_id, FaceRow.ordinal),

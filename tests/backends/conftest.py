@@ -1,4 +1,4 @@
-"""The kinds of index that must answer alike."""
+"""The kinds of index that must answer alike, and one Milvus server for all tests that need it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import milvus
 from tests.backends.made import CONTRACT, Files, Library, Served
 from tests.conftest import absent
 
-KINDS = ("faiss", "pgvector", "pgvector-hnsw", "milvus-lite", "milvus")
+pytest.register_assert_rewrite("tests.backends.contract")
 
 
 @pytest.fixture
@@ -70,4 +70,5 @@ def milvus_site(library: Library, url: str, *, exact: bool = True) -> Iterator[S
         lambda: Milvus(url, uuid_, (library.collection.id, 0), 60.0, replicas=1, tuning=tuning),
     )
     yield served
+    served.backend.drop()
     served.backend.close()

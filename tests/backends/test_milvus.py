@@ -15,26 +15,23 @@ from facesearch.store import collections, migrate
 from facesearch.store.database import Database, sqlite_url
 from facesearch.values import F32
 from tests import milvus
+from tests.backends.contract import OfServer
 from tests.backends.made import CONTRACT, Library, Served
-from tests.conftest import absent
 from tests.index.made import people, units
 
 PEOPLE, EACH, DIM = 1500, 2, 16
 COLLECTION = 1, 0
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[milvus.Server]:
-    if (obstacle := milvus.obstacle()) is not None:
-        absent(obstacle)
-    server = milvus.Server()
-    server.start()
-    yield server
-    server.remove()
+@pytest.mark.parametrize("site", ["milvus"], indirect=True)
+class TestOfServer(OfServer):
+    """What Milvus Lite need not do alike; the rest of the suite is asked of that."""
 
 
 @pytest.fixture(scope="module")
-def served(server: milvus.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(
+    milvus_server: milvus.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """3,000 faces in a graph."""
     from facesearch.backends.milvus import Milvus, Tuning
 
@@ -50,7 +47,7 @@ def served(server: milvus.Server, tmp_path_factory: pytest.TempPathFactory) -> I
     served = Served(
         library,
         lambda: Milvus(
-            server.url, uuid_, (library.collection.id, 0), 90, replicas=1, tuning=tuning
+            milvus_server.url, uuid_, (library.collection.id, 0), 90, replicas=1, tuning=tuning
         ),
     )
     served.build()
@@ -86,17 +83,17 @@ def test_a_graph_finds_what_brute_force_finds(served: Served, queries: F32) -> N
     check(served, queries)
 
 
-def test_nobody_answers(served: Served, queries: F32, server: milvus.Server) -> None:
+def test_nobody_answers(served: Served, queries: F32, milvus_server: milvus.Server) -> None:
     client = hasty(served)
     index = client.open()
-    server.freeze()
+    milvus_server.freeze()
     try:
         with pytest.raises(BackendUnreachableError, match="no answer within 3 s"):
             index.search(queries, 3)
         with pytest.raises(BackendUnreachableError):
             index.refresh()
     finally:
-        server.thaw()
+        milvus_server.thaw()
     found = index.search(queries, 3)
     served.library.truth.check(found, queries, 3, distinct=False)
     client.backend.close()
@@ -134,19 +131,21 @@ def test_one_replica_where_two_are_asked_for(served: Served) -> None:
     two.close()
 
 
-def test_killed_and_started_again(served: Served, queries: F32, server: milvus.Server) -> None:
+def test_killed_and_started_again(
+    served: Served, queries: F32, milvus_server: milvus.Server
+) -> None:
     library = served.library
     new = library.add(queries[:1], 2000)
     served.push()
     client = hasty(served)
     index = client.open()
-    server.kill()
+    milvus_server.kill()
     with pytest.raises(BackendUnreachableError):
         index.search(queries, 3)
     library.remove([20])
     with pytest.raises(BackendUnreachableError):
         client.push()
-    server.start()
+    milvus_server.start()
     found = served.open().search(queries, 3)  # waits until the rows are loaded again
     library.truth.check(found, queries, 3, distinct=False)
     assert found.ids[0, 0] == new[0]

@@ -33,8 +33,11 @@ DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 
 
 def register(path: Path, models: Path, **changes: str) -> Model:
-    options = {"name": "mine", "architecture": "sface", "order": "rgb", **changes}
-    return registry.register(path, models_dir=models, **options)
+    said = {"name": "mine", "architecture": "sface", "order": "rgb", **changes}
+    name, architecture, order = said["name"], said["architecture"], said["order"]
+    return registry.register(
+        path, name=name, architecture=architecture, order=order, models_dir=models
+    )
 
 
 # --- the table

@@ -17,7 +17,7 @@ from scipy import stats
 
 from facesearch.errors import UsageError
 from facesearch.faces.known_models import KNOWN
-from facesearch.faces.mirror import mirrored
+from facesearch.faces.mirror import UNMOVED, mirrored
 from facesearch.identify import threshold as module
 from facesearch.identify.threshold import MEASURED
 from facesearch.values import ModelContract
@@ -121,6 +121,8 @@ def test_model_that_was_not_measured() -> None:
         ("centre", PLAIN, True),
         ("mirror", SFACE, False),
         ("default", SFACE, True),
+        ("unmoved", mirrored(PLAIN, UNMOVED), False),
+        ("unmoved, centred", mirrored(PLAIN, UNMOVED), True),
     ],
 )
 def test_constants_are_those_of_the_record(

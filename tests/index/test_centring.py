@@ -10,11 +10,12 @@ import pytest
 
 from facesearch.errors import IndexFileError
 from facesearch.faces.known_models import KNOWN
-from facesearch.faces.mirror import mirrored
+from facesearch.faces.mirror import UNMOVED, mirrored
 from facesearch.index.build import build
 from facesearch.index.centring import WEIGHT, centred, mean_of_people, shipped_mean
 from facesearch.index.live import LiveIndex
 from facesearch.index.manifest import IndexHome
+from facesearch.index.segment import Scope
 from facesearch.index.spec import load_recipe
 from facesearch.values import F32, I64, Changes, FaceRows
 
@@ -57,13 +58,14 @@ def test_the_mean_is_drawn_towards_the_prior() -> None:
 def test_means_ship_for_the_bundled_model_alone() -> None:
     plain = next(model for model in KNOWN if model.name == "sface").contract
     means = []
-    for contract in (plain, mirrored(plain)):
+    for contract in (plain, mirrored(plain), mirrored(plain, UNMOVED)):
         mean = shipped_mean(contract)
         assert mean is not None
         assert mean.shape == (128,)
         assert 0.2 < np.linalg.norm(mean) < 0.5
         means.append(mean)
     assert not np.array_equal(means[0], means[1])
+    assert not np.array_equal(means[1], means[2])
     assert shipped_mean(dataclasses.replace(plain, sha256="0" * 64)) is None
 
 
@@ -108,7 +110,7 @@ def test_templates_are_brute_forces(home: IndexHome, built: int) -> None:
     own = rows.identity_ids[found.ids - 1]
     np.testing.assert_array_equal(own, found.identity_ids)  # a face of that identity
     allowed = np.array([2, 5], np.int64)
-    few = index.search_templates(queries, 3, allowed)
+    few = index.search_templates(queries, 3, Scope(allowed))
     assert set(few.identity_ids.ravel().tolist()) == {2, 5, -1}
     assert few.counts.tolist() == [2] * len(queries)
     assert np.isneginf(few.scores[:, 2]).all()

@@ -22,6 +22,7 @@ from facesearch.index.build import build
 from facesearch.index.exact import score
 from facesearch.index.keys import unpack
 from facesearch.index.live import LiveIndex
+from facesearch.index.segment import Scope
 from facesearch.index.spec import load_recipe
 from facesearch.values import F16, F32, Changes
 from tests.index.made import DIM, EAGER, EXACT, Truth, faces, home, people, units
@@ -112,11 +113,13 @@ class Library(RuleBasedStateMachine):
             live.apply(self.store.changes(live.revision))
             for distinct in (False, True):
                 call = live.search_identities if distinct else live.search
-                self.store.check(call(vectors, k, **scope), vectors, k, distinct=distinct, **scope)
+                self.store.check(
+                    call(vectors, k, Scope(**scope)), vectors, k, distinct=distinct, **scope
+                )
             named = scope.get("identities")
             enrolled = {identity for identity, _ in self.store.faces.values()} - {0}
             counted = enrolled if named is None else enrolled & set(named.tolist())
-            assert live.enrolled(named) == len(counted)
+            assert live.enrolled(Scope(named))[0] == len(counted)
             status = live.status()
             assert status.revision == self.store.revision
             assert status.rows - status.superseded + status.delta == len(self.store.faces)
@@ -162,9 +165,9 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real_fetch, real_top = segment.Segment._fetch, exact.top_distinct
 
-    def fetch(self: segment.Segment, queries: F32, count: int, allowed: Any) -> Any:
+    def fetch(self: segment.Segment, queries: F32, count: int, *rest: Any) -> Any:
         seen.append(count)
-        return real_fetch(self, queries, count, allowed)
+        return real_fetch(self, queries, count, *rest)
 
     def top_distinct(*args: Any) -> Any:
         seen.append(0)
@@ -207,11 +210,11 @@ def test_fewer_people_than_wanted_end_the_search(
     query = store.rows([3001]).vectors.astype(np.float32)
     only = np.array([501, 12, 999])
     seen = fetches(monkeypatch)
-    found = live.search_identities(query, 3, identities=only[:1])
+    found = live.search_identities(query, 3, Scope(only[:1]))
     assert found.identity_ids.tolist() == [[501, -1, -1]]
     assert seen == [12]
     store.check(
-        live.search_identities(query, 3, identities=only), query, 3, distinct=True, identities=only
+        live.search_identities(query, 3, Scope(only)), query, 3, distinct=True, identities=only
     )
 
 
@@ -224,7 +227,7 @@ def test_large_batches_and_small_filters_are_answered_exactly(
     store.check(live.search_identities(queries, 3), queries, 3, distinct=True)
     assert seen == [0]
     few = np.arange(1, 20)
-    found = live.search_identities(queries[:1], 3, identities=few)
+    found = live.search_identities(queries[:1], 3, Scope(few))
     store.check(found, queries[:1], 3, distinct=True, identities=few)
     assert seen == [0, 0]
 

@@ -35,7 +35,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def photos(sources: Iterable[Path]) -> list[Path]:
-    return [found.path for found in find(sources) if isinstance(found, Found)]
+    return [Path(found.path) for found in find(sources) if isinstance(found, Found)]
 
 
 def test_photos_by_suffix_in_order(tmp_path: Path) -> None:

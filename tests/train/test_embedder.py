@@ -210,7 +210,9 @@ def test_the_parts_make_the_whole(part: str) -> None:
         adapter.weight.add_(0.1 * torch.randn(128, 128, generator=torch.Generator().manual_seed(1)))
         adapter.bias.add_(0.3)
         wanted = adapter(whole)
-        torch.testing.assert_close(trained.finished()(x), wanted, atol=1e-3, rtol=1e-3)
+        folded = trained.finished()(x)
+        assert torch.nn.functional.cosine_similarity(folded, wanted).min() > 0.99999
+        torch.testing.assert_close(folded, wanted, atol=0.02, rtol=0.01)
 
 
 def test_a_network_from_random_weights_learns(tmp_path: Path) -> None:
@@ -371,7 +373,7 @@ def test_what_cannot_be_trained_is_said(engine: Engine, people: Path, tmp_path: 
         ({"rate": 0.0}, "above zero"),
     ):
         with pytest.raises(UsageError, match=message):
-            EmbedderRun(**fields)  # type: ignore[arg-type]
+            EmbedderRun(**fields)
     few = list(read_entries(people, {}))[:8]
     order = Order("ours", "sface", "mobile", 0.3, tmp_path / "run")
     with pytest.raises(UsageError, match="4 people with a usable photo: training needs 10"):

@@ -28,6 +28,7 @@ from facesearch.upgrade import Upgrades
 from facesearch.values import F32, Crops, Embeddings, Failure, Identity, JSONValue
 
 if TYPE_CHECKING:
+    from facesearch.faces.landmarked import Landmarked
     from facesearch.identify.adapt import Adapted
     from facesearch.identify.compare import Comparison
     from facesearch.identify.decide import Identification
@@ -388,6 +389,30 @@ class Engine(Upgrades):
         if picture is not None:
             save(side_by_side(comparison, one.crops, other.crops), Path(picture))
         return comparison
+
+    def landmarks(
+        self, photo: str | os.PathLike[str], *, picture: str | os.PathLike[str] | None = None
+    ) -> Landmarked:
+        """68 landmarks of every face in a photo, and what they say of the heads.
+
+        Args:
+            photo: its path.
+            picture: write the photo with the landmarks drawn here.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+            LibraryError: the picture cannot be written.
+        """
+        from facesearch.faces.landmarked import draw, landmarked
+        from facesearch.identify.annotate import save
+        from facesearch.photos.place import read_place
+
+        path = os.path.abspath(os.fspath(photo))
+        decoded, found = self.extractor.faces(read_place(path, self.settings.photos), path)
+        answer = landmarked(decoded, found, self.landmarker)
+        if picture is not None:
+            save(draw(decoded, answer), Path(picture))
+        return answer
 
     # --- calibration
 

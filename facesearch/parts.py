@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from facesearch.backends.remote import RemoteIndex
     from facesearch.faces.embedder import Embedder
     from facesearch.faces.extract import Extraction, Extractor
+    from facesearch.faces.landmarks import Landmarker
     from facesearch.identify.judge import Rule
     from facesearch.identify.query import Query
     from facesearch.index.adaptation import Adaptation
@@ -136,6 +137,18 @@ class Parts:
 
         detect, least = self.settings.detect, self.settings.ingest.min_face
         return replace(detect, min_face=min(detect.min_face, least)) if least else detect
+
+    @cached_property
+    def landmarker(self) -> Landmarker:
+        """Finds the 68 landmarks of faces.
+
+        Raises:
+            ModelError: its weights are missing or damaged.
+            DeviceError: the device asked for is not there.
+        """
+        from facesearch.faces.landmarks import Landmarker
+
+        return Landmarker(self.settings.landmarks)
 
     def embedder(self, model: str | None = None, mirror: bool | None = None) -> Embedder:
         """An embedder, loaded once.

@@ -74,6 +74,25 @@ class EmbedSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LandmarkSpec:
+    """Which network finds the 68 landmarks, and on what.
+
+    Attributes:
+        network: "heat", or "plain", three convolutions and a regression.
+        weights: file of weights that training wrote; empty for those that ship ("heat" only).
+        device: as for embedding.
+        precision: as for embedding.
+        mirror: average every face with its mirror image.
+    """
+
+    network: Literal["heat", "plain"] = "heat"
+    weights: str = ""
+    device: str = "auto"
+    precision: Literal["auto", "fp32"] = "auto"
+    mirror: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class IngestSettings:
     """Which faces are stored; the others are recorded as rejected.
 
@@ -169,6 +188,7 @@ class Settings:
     index: IndexSettings = field(default_factory=IndexSettings)
     identify: IdentifySettings = field(default_factory=IdentifySettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    landmarks: LandmarkSpec = field(default_factory=LandmarkSpec)
 
     def override(self, **changes: Any) -> Settings:
         """A copy with `section_key=value` changes; None leaves a key as it is.

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "library",
         "faces.extract",
+        "faces.landmarked",
         "ingest",
         "identify",
         "indexing",

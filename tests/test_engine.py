@@ -148,7 +148,8 @@ def test_one_face_of_several_is_enrolled_as_told(
     assert library.enroll([by_point]).unchanged == 1
     match = library.identify(group).faces[number].candidates[0]
     assert (match.name, match.decision) == ("Somebody New", Decision.MATCH)
-    assert match.score == pytest.approx(1.0, abs=1e-3)
+    # the same face, but seen by the detector of bulk work when enrolled: a third of a pixel apart
+    assert match.score == pytest.approx(1.0, abs=1e-2)
 
 
 def test_a_face_claimed_by_two_people_is_a_conflict(library: Engine, demo_photos: Path) -> None:

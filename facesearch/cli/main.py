@@ -20,6 +20,7 @@ from facesearch.cli import (
     identify,
     identities,
     jobs,
+    landmarks,
     migrate,
     photos,
     train,
@@ -67,6 +68,7 @@ app.command()(identify.search)
 app.command()(calibrate.calibrate)
 app.add_typer(calibrate.app, name="calibrations", no_args_is_help=True)
 app.command()(identify.compare)
+app.command()(landmarks.landmarks)
 app.add_typer(identities.app, name="identities")
 app.add_typer(jobs.failures, name="failures")
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)

@@ -101,6 +101,21 @@ class Extractor:
             facts,
         )
 
+    def faces(self, data: bytes, name: str) -> tuple[Photo, Detections]:
+        """The faces of a photo, and its pixels at the scale that their crops need.
+
+        Args:
+            data: the file.
+            name: its path, for messages.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        photo = decode(data, name, self._limits, self._detector.wanted)
+        detections = self._detector.detect(photo)
+        wanted = finer(photo, detections)
+        return (photo if wanted is None else decode(data, name, self._limits, wanted)), detections
+
     def again(self, data: bytes, name: str, detections: Detections, size: tuple[int, int]) -> Crops:
         """The crops of faces that were found in a photo before; it is decoded once.
 

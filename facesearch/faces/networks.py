@@ -149,13 +149,17 @@ def fold(network: Network) -> None:
     IResNet's pre-activation norms stay: their shift cannot pass through zero padding.
     """
     with torch.no_grad():
-        for module in list(network.body.modules()):
-            children = list(module.named_children())
-            for (name, layer), (next_name, following) in pairwise(children):
-                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-                    setattr(module, name, fuse_conv_bn_eval(layer, following))
-                    setattr(module, next_name, nn.Identity())
+        fold_convolutions(network.body)
         _fold_head(network)
+
+
+def fold_convolutions(body: nn.Module) -> None:
+    """Fold every batch norm declared right after a convolution into it, in place, no gradients."""
+    for module in list(body.modules()):
+        for (name, layer), (next_name, following) in pairwise(list(module.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(layer, following))
+                setattr(module, next_name, nn.Identity())
 
 
 def _fold_head(network: Network) -> None:

@@ -34,8 +34,15 @@ BUNDLED_SHA256 = {
     "face_recognition_sface_2021dec_int8bq.safetensors": (
         "1adf508fdd0575ac07b2b065e30315c44fe85d4bbbc2ee5c3536a0f65ddea11e"
     ),
+    "landmarks_heat.safetensors": (
+        "52614bf6449e883a076c908c20aa30df82e02c4a8e93464c126d4a4fab689be2"
+    ),
 }
 """Of the model files that ship with the package, as they are on disk."""
+
+_SHORT = {"face_detection_yunet_2023mar_int8bq.onnx": "yunet"} | {
+    "face_recognition_sface_2021dec_int8bq.safetensors": "sface"
+}
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """Weights files that can be registered."""
@@ -214,7 +221,7 @@ def download(name: str, models_dir: Path, *, accept_noncommercial: bool = False)
 def verify(models_dir: Path) -> dict[str, str]:
     """Whether each model file is "ok", "missing" or "corrupt", by the name of the model."""
     found = {
-        "yunet" if "yunet" in file else "sface": _state(shipped("models") / file, sha256)
+        _SHORT.get(file, Path(file).stem): _state(shipped("models") / file, sha256)
         for file, sha256 in BUNDLED_SHA256.items()
     }
     for model in known(models_dir):

@@ -82,7 +82,7 @@ class Trace:
             raise LibraryError(f"{folder}: cannot be written ({err.strerror})") from err
 
     def add(self, epoch: int, values: dict[str, float]) -> None:
-        """One more epoch: print it, append it, draw it.
+        """One more epoch: append it, draw it, print it. Save a checkpoint after, not before.
 
         Args:
             epoch: from 1; greater than the last.
@@ -92,8 +92,6 @@ class Trace:
             raise ValueError(f"an epoch needs {[curve.name for curve in self._curves]}")
         row = {EPOCH: float(epoch), **values}
         self.rows.append(row)
-        told = (f"{c.name} {c.text.format(values[c.name])}" for c in self._curves)
-        self._say(f"epoch {epoch}: " + ", ".join(told))
         try:
             with self._table.open("a", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerow(self._cells(row))
@@ -104,6 +102,8 @@ class Trace:
             for name, value in values.items():
                 self._events.add_scalar(name.replace(" ", "/", 1), value, epoch)
             self._events.flush()
+        told = (f"{c.name} {c.text.format(values[c.name])}" for c in self._curves)
+        self._say(f"epoch {epoch}: " + ", ".join(told))
 
     def _cells(self, row: dict[str, float]) -> list[str]:
         return [str(int(row[EPOCH])), *(f"{row[curve.name]:.6g}" for curve in self._curves)]

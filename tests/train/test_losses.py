@@ -131,7 +131,7 @@ def test_each_loss_brings_people_together(name: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 16, requires_grad=True)
     criterion = losses.Criterion(name, 16, 4)
-    optimizer = torch.optim.SGD([x, *criterion.parameters()], lr=0.05)
+    optimizer = torch.optim.Adam([x, *criterion.parameters()], lr=0.05)
 
     def apart() -> float:
         unit_ = functional.normalize(x.detach())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from facesearch.engine import Engine
 from facesearch.errors import IndexFileError, UsageError
+from facesearch.index.adaptation import ADAPTED
 from facesearch.store import transfer
 
 MARKER = "MIGRATING"
@@ -45,7 +46,8 @@ def migrate(
         progress: called with a table's name and how many of its rows are done.
 
     Raises:
-        UsageError: both are the same, or the target holds something else.
+        UsageError: both are the same, or the target holds something else, or cannot compare with
+            an adaptation that the source has.
         StoreError: they are not equal afterwards, because something wrote to one of them.
         IndexFileError: the target's index is not as its database has it.
         As `Engine.build_index` otherwise.
@@ -55,11 +57,16 @@ def migrate(
             f"{target.database.where}: is the database to copy, too; give the new library its own "
             "store.url (and unset FACESEARCH_STORE_URL)"
         )
+    adaptations = _adaptations(source, target)
     marker = target.root / MARKER
     _claim(marker, source.database.library_uuid(), target)
     rows = transfer.transfer(source.database, target.database, progress)
     if source.models_dir.is_dir():
         shutil.copytree(source.models_dir, target.models_dir, dirs_exist_ok=True)
+    for path in adaptations:
+        copy = target.root / path.relative_to(source.root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     indexed = {}
     for collection in target.collections():
         progress(f"index of '{collection.name}'", 0)
@@ -69,6 +76,19 @@ def migrate(
         raise IndexFileError(f"{problem.path}: {problem.detail}")
     marker.unlink()
     return Migration(target.database.where, rows, indexed)
+
+
+def _adaptations(source: Engine, target: Engine) -> list[Path]:
+    """The files of the source's adaptations, which the copy's scores depend on."""
+    if source.settings.index.backend != "faiss":
+        return []
+    found = sorted((source.root / "index").glob(f"*/{ADAPTED}"))
+    if found and target.settings.index.backend != "faiss":
+        raise UsageError(
+            f'{found[0]}: a collection is adapted, and only index.backend = "faiss" can compare '
+            "so; 'facesearch index adapt --forget' it first"
+        )
+    return found
 
 
 def _claim(marker: Path, source_id: str, target: Engine) -> None:

@@ -1,20 +1,24 @@
-"""A library moved from SQLite and FAISS to Postgres and a vector server, and back."""
+"""A library moved from SQLite and FAISS to Postgres and a vector server, used there, and back."""
 
 from __future__ import annotations
 
 import shutil
 import uuid
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, insert, text, update
 
 from facesearch.engine import Engine
 from facesearch.errors import UsageError
+from facesearch.index.adaptation import Adaptation, Evidence, write_adaptation
 from facesearch.migration import MARKER, migrate
-from facesearch.store import transfer
-from facesearch.store.tables import FaceRow, FileRow, IdentityRow
+from facesearch.store import collections, transfer
+from facesearch.store.tables import CropRow, FaceRow, FileRow, IdentityRow, PhotoRow
 from tests import postgres
 
 
@@ -133,6 +137,103 @@ def test_a_server_that_differs_is_found_and_mended(
         ]
         assert [p.detail for p in engine.verify_index(repair=True)] == said
         assert engine.verify_index() == []
+        with engine.database.write() as connection:
+            connection.execute(text(f"DELETE FROM {table} WHERE face_id = 1"))
+            connection.execute(insert(CropRow).values(face_id=2, png=b"no picture"))
+        crop = engine.verify_index(repair=True)[1:]
+        assert len(crop) == 1  # crops are checked too, and nothing mends them
+        assert engine.verify_index() == crop
+
+
+def test_filters_as_faiss_does(
+    original: Path,
+    pgvector_server: postgres.Server,
+    demo_photos: Path,
+    tmp_path: Path,
+) -> None:
+    """By metadata and by time, with everything in the server and with some beside it."""
+    url = pgvector_server.database(f"test_{uuid.uuid4().hex}")
+    root = configured(tmp_path / "there", url, "pgvector")
+    group = demo_photos / "probes" / "group.jpg"
+    noon = datetime(2020, 5, 1, 12)
+    filters: list[dict[str, Any]] = [
+        {"where": {"team": "a"}},
+        {"since": noon},
+        {"until": noon, "where": {"team": "a"}},
+        {"where": {"team": "nobody"}},
+    ]
+    copy = shutil.copytree(original, tmp_path / "copy")
+    with Engine.open(copy) as source, Engine.create(root) as target:
+        for person in source.identities()[:3]:
+            source.change_identity(f"#{person.id}", metadata={"team": "a"})
+        with source.database.write() as connection:
+            early = noon - timedelta(days=1)
+            connection.execute(update(PhotoRow).values(taken_at=noon))
+            connection.execute(update(PhotoRow).where(PhotoRow.id <= 2).values(taken_at=early))
+        migrate(source, target)
+        for change in (None, source.identities()[-1].id):
+            for engine in (source, target) if change else ():
+                with engine.database.write() as connection:
+                    revision = collections.bump(connection, 1)
+                    changed = update(FaceRow).where(FaceRow.identity_id == change)
+                    connection.execute(changed.values(identity_id=1, changed=revision))
+            for one in filters:
+                expected = asdict(source.identify(group, **one))
+                assert asdict(target.identify(group, **one)) == expected
+                assert target.search(group, **one) == source.search(group, **one)
+
+
+def test_is_brought_up_in_a_process_of_its_own(
+    original: Path, pgvector_server: postgres.Server, demo_photos: Path, tmp_path: Path
+) -> None:
+    url = pgvector_server.database(f"test_{uuid.uuid4().hex}")
+    root = configured(tmp_path / "there", url, "pgvector")
+    with Engine.open(original) as source, Engine.create(root) as engine:
+        migrate(source, engine)
+        collection = engine.collection()
+        before = engine.live(collection).status()
+        new = engine.ingest([demo_photos / "probes" / "group.jpg"]).faces
+        assert engine.outside(collection) == new
+        assert engine.compact_index(background=True).delta == new
+        engine.compactor.wait()
+        after = engine.live(collection).status()
+        assert (after.generation, after.rows) == (before.generation, before.rows + new)
+        assert (after.delta, engine.outside(collection)) == (0, 0)
+        assert engine.verify_index() == []
+
+
+def test_an_adaptation_goes_along_to_faiss_only(
+    original: Path, demo_photos: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(original, tmp_path / "copy")
+    there, lite = configured(tmp_path / "there"), configured(tmp_path / "lite", backend="milvus")
+    with Engine.open(copy) as source, Engine.create(there) as target:
+        contract = source.collection().contract
+        rng = np.random.default_rng(4)
+        matrix = np.eye(contract.dim) + 0.05 * rng.standard_normal((contract.dim, contract.dim))
+        evidence = Evidence(9, 20, 0.5, 0.5, 0.6, (0.0, 0.2), 0.0, 1.0, "2026", contract.key)
+        adaptation = Adaptation(matrix.astype(np.float32), evidence)
+        write_adaptation(source.root / "index" / "1", adaptation)
+        source.build_index()
+        with (
+            Engine.create(lite) as server,
+            pytest.raises(UsageError, match=r"only index\.backend = \"faiss\" can compare so"),
+        ):
+            migrate(source, server)
+        migrate(source, target)
+        used = target.live(target.collection()).adaptation
+        assert used is not None
+        assert used.key == adaptation.key
+    group = demo_photos / "probes" / "group.jpg"
+    assert answers(there, group) == answers(copy, group) != answers(original, group)
+
+
+def test_does_not_adapt(original: Path) -> None:
+    with (
+        Engine.open(original, index_backend="milvus", index_url="milvus.db") as engine,
+        pytest.raises(UsageError, match=r'"milvus" compares without an adaptation; only "faiss"'),
+    ):
+        engine.adapt()
 
 
 def test_erasing_takes_a_face_out_of_the_server(

@@ -155,9 +155,9 @@ def drawings(record: Mapping[str, Any]) -> dict[str, str]:
             Axis("FPIR: strangers taken for somebody", LEAST, 1.0, True, rate),
         ),
         [
-            Series(name, [x for x, _ in points], [y for _, y in points], dots=True)
+            Series(name, [n for n, _ in points], [r for _, r in points], dots=True)
             for name in growing
-            for points in [list(shown(growth["sizes"], growth[name]))]
+            for points in [shown(growth["sizes"], growth[name])]
         ],
     )
     return {"scores": distribution, "det": trade, "fpir-by-gallery": growth_plot}

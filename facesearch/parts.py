@@ -56,6 +56,7 @@ class Parts:
         self._openers = ThreadPoolExecutor(1, thread_name_prefix="facesearch-open")
         self._embedders: dict[str, Embedder] = {}
         self._probe_embedders: dict[str, Embedder] = {}
+        self._homes: dict[tuple[int, int, ModelContract], IndexHome] = {}
         self._scopes: dict[int, tuple[tuple[int, Filter] | None, Scope]] = {}
         self._loading = threading.Lock()
 
@@ -343,6 +344,13 @@ class Parts:
         return self.database.library_uuid()
 
     def _home(self, collection: Collection) -> IndexHome:
+        key = collection.id, collection.vectors, collection.contract
+        home = self._homes.get(key)  # asked for before every query
+        if home is None:
+            home = self._homes[key] = self._made_home(collection)
+        return home
+
+    def _made_home(self, collection: Collection) -> IndexHome:
         from facesearch.index.centring import shipped_mean
         from facesearch.index.manifest import IndexHome
 
@@ -425,6 +433,7 @@ class Parts:
         chosen: Filter | None = None,
     ) -> Query:
         from facesearch.identify.query import Query
+        from facesearch.index.segment import EVERYTHING
 
         searched = [self.collection(n) for n in ([names] if isinstance(names, str) else names)]
         if not searched:
@@ -459,7 +468,7 @@ class Parts:
             top=settings.top if top is None else top,
             template=settings.template,
             judge=rule,
-            scope=partial(self._scope, chosen or Filter()),
+            scope=partial(self._scope, chosen) if chosen else lambda *_: EVERYTHING,
             min_quality=settings.min_quality,
             renew=partial(self._query, names, top, threshold, fpir, prior, chosen),
         )
@@ -508,8 +517,6 @@ class Parts:
         """The faces that pass a filter; looked up again when the collection has changed."""
         from facesearch.index.segment import EVERYTHING, Scope
 
-        if not chosen:
-            return EVERYTHING
         known, scope = self._scopes.get(collection.id, (None, EVERYTHING))
         # metadata is looked up each time: changing it leaves the revision as it is
         if known != (revision, chosen) or chosen.where:

@@ -16,10 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import update
 
-from benchmarks.mixed import Plan, run
+from benchmarks.mixed import Plan, judge, run
 from benchmarks.people import add, make, population
 from facesearch import Engine
 from facesearch.errors import LibraryError, UsageError
+from facesearch.index.centring import centred
 from facesearch.index.disk import exclusive
 from facesearch.store import filters, gallery
 from facesearch.store.filters import Filter
@@ -199,3 +200,39 @@ def test_answers_are_right_while_the_collection_changes(tmp_path: Path) -> None:
     assert result["asked_for_gone_or_not_yet"] > 5
     assert result["compactions_begun"] >= 1
     assert result["erased"] >= 3
+
+
+def test_what_is_taken_for_a_wrong_answer(tmp_path: Path) -> None:
+    """`benchmarks.mixed.judge` on answers at times of ours; person 3 is erased at 5.0 to 5.1."""
+    people = population().faces(0, 8)
+    with make(tmp_path / "library", 8) as made:
+        like = centred(people.astype(np.float16), made._home(made.collection()).prior)
+    plan = Plan(tmp_path / "library", tmp_path, 8, 8, 1.0, 1, 1, 9)
+    cosines = like @ like.T
+    best = np.argsort(-cosines, axis=1, kind="stable")[:, :5]
+    asked = next(i for i in range(8) if i != 3 and 3 in best[i, 1:4])
+    whole = best[asked] + 1
+    without = np.where(whole == 4, -1, whole)  # the id of person 3
+    scores = cosines[asked, best[asked]]
+    swapped = scores[[0, 2, 1, 3, 4]]
+    answers = [
+        (4.8, 4.9, whole, scores, ""),
+        (4.9, 5.2, whole, scores, ""),
+        (4.9, 5.2, without, scores, ""),  # erased after the search, before names were looked up
+        (5.2, 5.3, whole, scores, "not_enrolled_then"),
+        (4.8, 4.9, whole[[1, 0, 2, 3, 4]], scores, "missing"),
+        (4.8, 4.9, whole[[0, 2, 1, 3, 4]], swapped, "order"),
+        (4.8, 4.9, whole, scores - 0.1, "score"),
+    ]
+    np.savez(tmp_path / "writer.npz", times=np.array([[1.0, 2.0]]), builds=[])
+    np.savez(tmp_path / "eraser.npz", times=np.array([[3, 5.0, 5.1]]))
+    np.save(tmp_path / "old.npy", people)
+    np.save(tmp_path / "new.npy", population().faces(8, 9))
+    for begun, ended, ids, stated, kind in answers:
+        times = {"begun": [begun] * 2, "ended": [ended] * 2, "loaded": [False, True]}
+        told = {"people": [asked] * 2, "ids": [ids] * 2, "scores": [stated] * 2}
+        for name in (0, 1):
+            np.savez(tmp_path / f"asker-{name}.npz", **times, **told)  # type: ignore[arg-type]
+        result = judge(plan, [(True, 1.0)])
+        assert result["wrong"] == (4 if kind else 0), (kind, result["wrong_by_kind"])
+        assert not kind or result["wrong_by_kind"][kind] == 4

@@ -32,6 +32,7 @@ MOST_PEOPLE = 10_000
 """People that the mean is taken over at most; more would not move it."""
 
 _BLOCK = 16_384
+_TINY = np.finfo(np.float32).tiny
 
 
 def centred(vectors: F16 | F32, mean: F32 | None) -> F32:
@@ -41,9 +42,9 @@ def centred(vectors: F16 | F32, mean: F32 | None) -> F32:
     result = np.empty(vectors.shape, np.float32)
     for start in range(0, len(vectors), _BLOCK):
         part = slice(start, start + _BLOCK)
-        block = vectors[part].astype(np.float32) - mean
-        length = np.linalg.norm(block, axis=1, keepdims=True)
-        result[part] = block / np.maximum(length, np.finfo(np.float32).tiny)
+        block = np.subtract(vectors[part], mean, dtype=np.float32)
+        length = np.sqrt(np.add.reduce(block * block, axis=1, keepdims=True))
+        np.divide(block, np.maximum(length, _TINY), out=result[part])
     return result
 
 

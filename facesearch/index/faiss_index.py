@@ -78,6 +78,7 @@ class FaissIndex:
         self, index: Any, spec: IndexSpec, memory: NDArray[np.uint8] | None = None
     ) -> None:
         self._index = index
+        self._rows = int(index.ntotal)
         self._memory = memory
         self._spec = spec
         core = faiss.downcast_index(index.index) if _is_transformed(index) else index
@@ -87,7 +88,7 @@ class FaissIndex:
         self._selects = not isinstance(core, faiss.IndexPQ | faiss.IndexFastScan)
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return self._rows
 
     @property
     def parameter(self) -> str:

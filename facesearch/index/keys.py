@@ -30,15 +30,29 @@ def pack(scores: F32, rows: I64) -> I64:
     bits = np.ascontiguousarray(scores, np.float32).view(np.int32)
     # IEEE 754 floats order like sign-magnitude integers; this makes them order as two's complement.
     ordered = (bits ^ ((bits >> 31) & np.int32(0x7FFF_FFFF))).astype(np.int64)
-    return np.where(rows < 0, EMPTY, (ordered << 32) | (_LOW - rows))
+    keys = (ordered << 32) | (_LOW - rows)
+    none = rows < 0
+    if np.count_nonzero(none):
+        keys[none] = EMPTY
+    return keys
 
 
 def unpack(keys: I64) -> tuple[I64, F32]:
     """Rows and scores of keys; row -1 and score -inf where a key is `EMPTY`."""
     ordered = (keys >> 32).astype(np.int32)
     scores = (ordered ^ ((ordered >> 31) & np.int32(0x7FFF_FFFF))).view(np.float32)
+    rows = _LOW - (keys & _LOW)
     none = keys == EMPTY
-    return np.where(none, -1, _LOW - (keys & _LOW)), np.where(none, np.float32(-np.inf), scores)
+    if np.count_nonzero(none):
+        rows[none], scores[none] = -1, -np.inf
+    return rows, scores
+
+
+def rows_of(keys: I64) -> I64:
+    """Rows of keys; -1 where a key is `EMPTY`."""
+    rows = _LOW - (keys & _LOW)
+    rows[keys == EMPTY] = -1
+    return rows
 
 
 def shift(keys: I64, offset: int) -> I64:
@@ -82,5 +96,5 @@ def best_distinct(keys: I64, groups: I64, k: int) -> I64:
 
 def count(keys: I64) -> I64:
     """How many keys of each row are not `EMPTY`."""
-    counts: I64 = np.sum(keys != EMPTY, axis=1, dtype=np.int64)
+    counts: I64 = np.add.reduce(keys != EMPTY, axis=1, dtype=np.int64)
     return counts

@@ -18,7 +18,7 @@ from facesearch.index.adaptation import adapted
 from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.exact import ExactIndex
 from facesearch.index.generation import Generation, open_current
-from facesearch.index.keys import best, shift, unpack
+from facesearch.index.keys import best, rows_of, shift, unpack
 from facesearch.index.manifest import IndexHome, pointer_stamp, read_pointer
 from facesearch.index.segment import EVERYTHING, Faces, Scope, Segment
 from facesearch.index.state import State, fused, joined, lookup, matches_of, nearest
@@ -306,19 +306,21 @@ class LiveIndex:
         """
         vectors = self._query(vectors, k)
         state = self._state
-        rows, scores = unpack(nearest(state, vectors, max(SHORTLIST, 4 * k), scope))
+        keys = nearest(state, vectors, max(SHORTLIST, 4 * k), scope)
+        several = state.several(rows_of(keys))
+        if not np.count_nonzero(several):
+            return matches_of(state, keys[:, :k])
+        rows, scores = unpack(keys)
         face_ids, identity_ids = lookup(state, rows)
-        query, column = np.nonzero(state.several(rows, identity_ids))
-        if len(query):
-            scores[query, column] = fused(
-                state, identity_ids[query, column], vectors, query, scope, by_look
-            )
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            face_ids = np.take_along_axis(face_ids, order, axis=1)
-            scores = np.take_along_axis(scores, order, axis=1)
-            identity_ids = np.take_along_axis(identity_ids, order, axis=1)
-        ids = np.ascontiguousarray(face_ids[:, :k])
-        return Matches(ids, scores[:, :k], identity_ids[:, :k], np.sum(ids >= 0, axis=1))
+        query, column = np.nonzero(several)
+        scores[query, column] = fused(
+            state, identity_ids[query, column], vectors, query, scope, by_look
+        )
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        ids = np.take_along_axis(face_ids, order, axis=1)
+        scores = np.take_along_axis(scores, order, axis=1)
+        identity_ids = np.take_along_axis(identity_ids, order, axis=1)
+        return Matches(ids, scores, identity_ids, np.sum(ids >= 0, axis=1))
 
     def faces_of(self, identities: I64) -> ComparedFaces:
         """Every face of these (distinct) identities, as the index compares them."""
@@ -367,8 +369,12 @@ class LiveIndex:
         """The queries checked, and as they are compared."""
         if k < 1:
             raise UsageError(f"{k} results asked for; at least 1")
-        if vectors.ndim != 2 or vectors.shape[1] != self._dim or not np.isfinite(vectors).all():
+        if vectors.ndim != 2 or vectors.shape[1] != self._dim or not _finite(vectors):
             raise UsageError(
                 f"queries of shape {vectors.shape}: expected finite vectors (Q, {self._dim})"
             )
         return self.compared(vectors)
+
+
+def _finite(vectors: F32) -> bool:
+    return int(np.count_nonzero(np.isfinite(vectors))) == vectors.size

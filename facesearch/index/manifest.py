@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,9 +193,9 @@ def pointer_stamp(directory: Path) -> tuple[int, ...]:
     Raises:
         IndexFileError: the pointer's directory cannot be read.
     """
-    path = directory / POINTER
+    path = f"{directory}{os.sep}{POINTER}"  # without pathlib: asked before every query
     try:
-        found = path.stat()
+        found = os.stat(path)
     except FileNotFoundError:
         return ()
     except OSError as err:

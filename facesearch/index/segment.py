@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.index.exact import ExactIndex, Mask, VectorIndex, score, top, top_distinct
-from facesearch.index.keys import EMPTY, best, best_distinct, count, unpack
+from facesearch.index.keys import EMPTY, best, best_distinct, rows_of
 from facesearch.values import F16, F32, I64
 
 _FACES_AN_IDENTITY = 4
@@ -256,14 +256,10 @@ class Segment:
     def search(self, queries: F32, k: int, scope: Scope) -> I64:
         """The k nearest faces of each query: (Q, k) int64 keys of rows, best first."""
         allowed = self._allowed(self._alive, scope)
-        available = len(self) if allowed is None else int(np.count_nonzero(allowed))
-        kept = np.full((len(queries), k), EMPTY)
-        pending = np.arange(len(queries))
         fetch = max(k, self._rerank)
-        while self._worthwhile(len(pending), fetch, available):
-            kept[pending] = self._fetch(queries[pending], fetch, allowed, partial(best, k=k))
-            pending = pending[count(kept[pending]) < min(k, available)]
-            fetch *= _GROWTH
+        kept, pending = self._by_index(
+            queries, k, fetch, allowed, partial(best, k=k), lambda available: available
+        )
         if len(pending):
             kept[pending] = top(queries[pending], self.faces.vectors, k, allowed)
         return kept
@@ -271,25 +267,56 @@ class Segment:
     def search_identities(self, queries: F32, k: int, scope: Scope) -> I64:
         """The nearest face of each of the k nearest identities: (Q, k) keys, best first."""
         allowed = self._allowed(self._enrolled, scope)
-        available = len(self) if allowed is None else int(np.count_nonzero(allowed))
-        identity_ids = self.faces.identity_ids
-        kept = np.full((len(queries), k), EMPTY)
-        pending = np.arange(len(queries))
-        fetch = max(k * _FACES_AN_IDENTITY, self._rerank)
-        wanted: int | None = None
-        while self._worthwhile(len(pending), fetch, available):
-            kept[pending] = self._fetch(
-                queries[pending], fetch, allowed, lambda keys: self._best_distinct(keys, k)
-            )
-            pending = pending[count(kept[pending]) < k]
-            if len(pending):
-                wanted = self._distinct(allowed, scope) if wanted is None else wanted
-                pending = pending[count(kept[pending]) < wanted]
-            fetch *= _GROWTH
+        kept, pending = self._by_index(
+            queries,
+            k,
+            max(k * _FACES_AN_IDENTITY, self._rerank),
+            allowed,
+            lambda keys: self._best_distinct(keys, k),
+            lambda _: self._distinct(allowed, scope),
+        )
         if len(pending):
-            vectors = self.faces.vectors
+            vectors, identity_ids = self.faces.vectors, self.faces.identity_ids
             kept[pending] = top_distinct(queries[pending], vectors, identity_ids, k, allowed)
         return kept
+
+    def _by_index(
+        self,
+        queries: F32,
+        k: int,
+        fetch: int,
+        allowed: Mask | None,
+        reduce: Callable[[I64], I64],
+        answers: Callable[[int], int],
+    ) -> tuple[I64, I64]:
+        """What the index answers, by the stopping rule above.
+
+        Args:
+            queries: (Q, D) float32.
+            k: answers wanted a query.
+            fetch: rows fetched at first.
+            allowed: the rows that may be returned; None for all.
+            reduce: the (Q, k) best keys of (Q, fetch), best first.
+            answers: how many answers there are, given the number of rows allowed.
+
+        Returns:
+            (Q, k) keys, and the queries that these do not suffice for.
+        """
+        available = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        if not self._worthwhile(len(queries), fetch, available):
+            return np.full((len(queries), k), EMPTY), np.arange(len(queries))
+        kept = self._fetch(queries, fetch, allowed, reduce)
+        # keys descend, so the n-th tells whether there are n
+        pending = np.flatnonzero(kept[:, k - 1] == EMPTY)
+        if len(pending):
+            enough = min(k, answers(available))
+            while True:
+                pending = pending[kept[pending, enough - 1] == EMPTY] if enough else pending[:0]
+                fetch *= _GROWTH
+                if not self._worthwhile(len(pending), fetch, available):
+                    break
+                kept[pending] = self._fetch(queries[pending], fetch, allowed, reduce)
+        return kept, pending
 
     @cached_property
     def _enrolled(self) -> Mask | None:
@@ -316,10 +343,11 @@ class Segment:
         """`best_distinct` by identity; mostly the best k are of different ones already."""
         kept = best(keys, k)
         identity_ids = self.faces.identity_ids
-        ids = np.sort(identity_ids[np.maximum(unpack(kept)[0], 0)], axis=1)
-        few = np.flatnonzero((ids[:, 1:] == ids[:, :-1]).any(axis=1) | (ids[:, 0] <= 0))
-        if len(few):
-            rows = np.maximum(unpack(keys[few])[0], 0)
+        ids = np.sort(identity_ids[np.maximum(rows_of(kept), 0)], axis=1)
+        repeated, nobody = ids[:, 1:] == ids[:, :-1], ids[:, :1] <= 0
+        if np.count_nonzero(repeated) or np.count_nonzero(nobody):
+            few = np.flatnonzero(repeated.any(axis=1) | nobody[:, 0])
+            rows = np.maximum(rows_of(keys[few]), 0)
             kept[few] = best_distinct(keys[few], identity_ids[rows], k)
         return kept
 

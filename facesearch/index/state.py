@@ -46,20 +46,22 @@ class State:
         after.__dict__["people"] = self.people + more
         return after
 
-    def several(self, rows: I64, identities: I64) -> Mask:
+    def several(self, rows: I64) -> Mask:
         """Which rows of the joined segments are of an identity with other faces: bool, as `rows`.
 
         Also a few whose other faces no longer count.
         """
         base, delta = self.base.faces, self.delta.faces
+        if len(base) and not len(delta):
+            return (rows >= 0) & ~base.alone.take(rows, mode="clip")
         inside = (rows >= 0) & (rows < len(base))
+        identities = lookup(self, rows)[1]
         several = np.zeros(rows.shape, np.bool_)
         several[inside] = ~base.alone[rows[inside]]
-        if len(delta):
-            outside = rows >= len(base)
-            several[outside] = ~delta.alone[rows[outside] - len(base)]
-            several[outside] |= self.base.holds(identities[outside])
-            several[inside] |= np.isin(identities[inside], self.delta.identities)
+        outside = rows >= len(base)
+        several[outside] = ~delta.alone[rows[outside] - len(base)]
+        several[outside] |= self.base.holds(identities[outside])
+        several[inside] |= np.isin(identities[inside], self.delta.identities)
         return several
 
 
@@ -104,8 +106,11 @@ def lookup(state: State, rows: I64) -> tuple[I64, I64]:
     """Face and identity ids of rows of the joined segments; -1 for row -1."""
     base = state.base.faces
     if len(base) and not len(state.delta):
+        face_ids, identity_ids = base.face_ids[rows], base.identity_ids[rows]
         none = rows < 0
-        return np.where(none, -1, base.face_ids[rows]), np.where(none, -1, base.identity_ids[rows])
+        if np.count_nonzero(none):
+            face_ids[none] = identity_ids[none] = -1
+        return face_ids, identity_ids
     face_ids, identity_ids = np.full(rows.shape, -1), np.full(rows.shape, -1)
     for offset, segment in state.segments:
         here = (rows >= offset) & (rows < offset + len(segment))

@@ -274,18 +274,20 @@ def faces_by_id(database: Database, face_ids: Iterable[int]) -> dict[int, FaceRe
 
 def candidates(database: Database, face_ids: Sequence[int]) -> dict[int, Enrolled]:
     """Who is enrolled with each of these faces, by face id; those that are gone are missing."""
-    found = {}
+    found: dict[int, Enrolled] = {}
     ids = list(dict.fromkeys(face_ids))
     for start in range(0, len(ids), _MANY):
-        part = ids[start : start + _MANY]
-        size = next(size for size in (_FEW, _MANY) if len(part) <= size)
-        part += part[-1:] * (size - len(part))
-        values = {f"id{i}": face_id for i, face_id in enumerate(part)}
-        for face, identity, name, external, details, path in database.peek(
-            _candidates(size), **values
-        ):
-            metadata = json.loads(details) if isinstance(details, str) else details
-            found[face] = Enrolled(identity, name, external, metadata, from_text(path or ""))
+        wanted = ids[start : start + _MANY]
+        size = _FEW if len(wanted) <= _FEW else _MANY
+        given = wanted + wanted[-1:] * (size - len(wanted))
+        rows = database.peek(_candidates(size), **dict(zip(_names(size), given, strict=True)))
+        if len(rows) > len({row[0] for row in rows}):  # of a photo's files the first is told
+            rows.sort(key=lambda row: row[5] or "", reverse=True)
+        texts = [row[4] for row in rows]
+        if rows and isinstance(texts[0], str):  # SQLite has JSON as text
+            texts = json.loads(f"[{','.join(texts)}]")
+        for (face, identity, name, external, _, path), details in zip(rows, texts, strict=True):
+            found[face] = Enrolled(identity, name, external, details, from_text(path or ""))
     return found
 
 
@@ -375,8 +377,13 @@ _FEW, _MANY = 8, 512
 
 
 @cache
+def _names(size: int) -> tuple[str, ...]:
+    return tuple(f"id{i}" for i in range(size))
+
+
+@cache
 def _candidates(size: int) -> Select[int, int, str, str | None, Any, str]:
-    ids = [bindparam(f"id{i}", type_=BigId) for i in range(size)]
+    ids = [bindparam(name, type_=BigId) for name in _names(size)]
     return (
         select(
             FaceRow.id,
@@ -384,9 +391,10 @@ def _candidates(size: int) -> Select[int, int, str, str | None, Any, str]:
             IdentityRow.name,
             IdentityRow.external_id,
             IdentityRow.details,
-            _PATH,
+            FileRow.path,
         )
         .join(IdentityRow, IdentityRow.id == FaceRow.identity_id)
+        .outerjoin(FileRow, FileRow.photo_id == FaceRow.photo_id)
         .where(FaceRow.id.in_(ids))
     )
 

@@ -206,7 +206,9 @@ def test_an_unexpected_tensor_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(ModelError, match="unknown architecture 'vit': use one of sface, iresnet"):
+    with pytest.raises(
+        ModelError, match="unknown architecture 'vit': use one of sface, mobile, iresnet50"
+    ):
         load_network("vit", shipped("models") / SFACE)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 
 from facesearch.errors import NotFoundError, UsageError
@@ -40,6 +42,24 @@ def test_same_name_with_different_external_ids_are_different_people(
     assert gallery.find(database, collection, "id-1").external_id == "id-1"
     number = gallery.find(database, collection, "id-1").id
     assert gallery.find(database, collection, f"#{number}").external_id == "id-1"
+
+
+def test_candidates(database: Database, collection: Collection, faces: list[int]) -> None:
+    """Of a photo with several files the first is told; faces that are gone or of nobody are not."""
+    ledger.record(database, collection, [extracted(f"/{n}.jpg", f"{0:064d}") for n in "zca"])
+    people = [(face, Person(f"P{i}", None, {"n": i})) for i, face in enumerate(faces[:3])]
+    gallery.assign(database, collection, people)
+    gallery.erase(database, collection, gallery.find(database, collection, "P2").id)
+    for more in ([], list(range(10_000, 10_020))):  # in few and in many
+        found = gallery.candidates(database, [*faces, *more])
+        assert [(f, found[f].name, found[f].photo, found[f].metadata) for f in sorted(found)] == [
+            (faces[0], "P0", "/0.jpg", {"n": 0}),
+            (faces[1], "P1", "/1.jpg", {"n": 1}),
+        ]
+    assert gallery.candidates(database, []) == {}
+    gallery.change(database, found[faces[1]].identity_id, name="Q")
+    database.close()
+    assert gallery.candidates(database, faces)[faces[1]].name == "Q"
 
 
 def test_metadata_is_merged_and_filtered(
@@ -105,3 +125,25 @@ def test_erased_faces_come_back_only_when_extracted_again(
     gallery.erase(database, collection, gallery.find(database, collection, "Ada").id)
     assert ledger.record(database, collection, [photo]) == 1
     assert ledger.counts(database).faces == 2
+
+
+def test_a_forked_process_looks_up_through_connections_of_its_own(
+    database: Database, collection: Collection, faces: list[int]
+) -> None:
+    gallery.assign(database, collection, [(faces[0], Person("Ada"))])
+    assert gallery.candidates(database, faces)[faces[0]].name == "Ada"
+    kept = database._idle
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        name = gallery.candidates(database, faces)[faces[0]].name
+        sender.send((name, database._idle is kept))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    assert receiver.poll(60)
+    keeps = database.url.get_backend_name() == "sqlite"  # others' connections go to the pool
+    assert receiver.recv() == ("Ada", not keeps)
+    process.join()
+    assert gallery.candidates(database, faces)[faces[0]].name == "Ada"
+    assert (database._idle is kept, len(kept)) == (True, int(keeps))

@@ -6,9 +6,11 @@ default measured for the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+
+import numpy as np
 
 from facesearch.errors import UsageError
 from facesearch.identify import probability
@@ -18,10 +20,12 @@ from facesearch.identify.probability import Mates
 from facesearch.identify.threshold import default_threshold, expected_fpir
 from facesearch.index.adaptation import Adaptation
 from facesearch.store.calibrations import NewCalibration, StoredCalibration
-from facesearch.values import JSONValue, ModelContract, Threshold
+from facesearch.values import F32, JSONValue, ModelContract, Threshold
 
 GROWTH = 2.0
 """A calibration is stale when the gallery is more than this many times what it was made for."""
+UNUSUAL = 0.05
+"""Share of the faces it rests on, the poorest, below whose quality a probe is unlike them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Judgement:
         noise: lead of one candidate over another that another photo of the probe would change, one
             standard deviation, cosine; None likewise.
         warnings: what is to be known about the threshold, a line each.
+        usual: quality of a probe's face from which on the rate is known to hold.
+        poor: what to say of a probe's face below it.
     """
 
     threshold: Threshold
@@ -45,6 +51,12 @@ class Judgement:
     ]
     noise: float | None = None
     warnings: tuple[str, ...] = ()
+    usual: float = 0.0
+    poor: str = ""
+
+    def warnings_for(self, quality: float) -> tuple[str, ...]:
+        """`warnings`, and what is to be known of a probe's face of that quality."""
+        return self.warnings if quality >= self.usual else (*self.warnings, self.poor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +122,25 @@ class Rule:
             origin = f"FPIR {100 * rate:g} % at {gallery:,} enrolled, calibration {stored.id}"
             origin += f" on {values.data}"
             threshold = Threshold(model.threshold(size, rate), origin, rate, gallery)
+        usual = usual_quality(values.model)
+        judged = Judgement(
+            threshold,
+            partial(model.fpir, size),
+            warnings=tuple(warnings),
+            usual=usual,
+            poor=f"the face is poorer than {100 * (1 - UNUSUAL):.0f} % of those that calibration "
+            f"{stored.id} rests on (quality below {usual:.2f}): whether its rate holds for such "
+            "photos is not known; calibrate with photos like this one",
+        )
         if own is None:
-            return Judgement(threshold, partial(model.fpir, size), warnings=tuple(warnings))
+            return judged
 
         def false_match(scores: Sequence[float]) -> list[float]:
             return probability.false_match(
                 [probability.odds(model, own, size, s, self.prior) for s in scores]
             )
 
-        return Judgement(
-            threshold, partial(model.fpir, size), false_match, own.noise, tuple(warnings)
-        )
+        return replace(judged, false_match=false_match, noise=own.noise)
 
     def _uncalibrated(self, gallery: int, warnings: tuple[str, ...]) -> Judgement:
         rate = self.default_fpir if self.fpir is None else self.fpir
@@ -158,7 +178,9 @@ def scores_key(contract: ModelContract, centred: bool, adaptation: Adaptation | 
     return "|".join(parts)
 
 
-def to_store(estimate: Estimate, own: Mates | None, scores: str, data: str) -> NewCalibration:
+def to_store(
+    estimate: Estimate, own: Mates | None, scores: str, data: str, quality: F32
+) -> NewCalibration:
     """A calibration as the store keeps it; `from_json` reads its model.
 
     Args:
@@ -166,6 +188,7 @@ def to_store(estimate: Estimate, own: Mates | None, scores: str, data: str) -> N
         own: what was found about mates.
         scores: `scores_key` of what was compared.
         data: what it was made from, for people.
+        quality: of the faces compared, 0 to 1; empty if it is not known.
     """
     model: dict[str, JSONValue] = {
         "strangers": estimate.model.as_json(),
@@ -174,6 +197,7 @@ def to_store(estimate: Estimate, own: Mates | None, scores: str, data: str) -> N
         "compared": estimate.compared,
         "fpir_95": list(estimate.fpir_95),
         "threshold_95": list(estimate.threshold_95),
+        "usual_quality": float(np.quantile(quality, UNUSUAL)) if len(quality) else 0.0,
     }
     return NewCalibration(
         scores,
@@ -184,6 +208,13 @@ def to_store(estimate: Estimate, own: Mates | None, scores: str, data: str) -> N
         estimate.threshold,
         model,
     )
+
+
+def usual_quality(model: Mapping[str, JSONValue]) -> float:
+    """The quality that all but the poorest faces had, of `to_store`'s model; 0 if not known."""
+    figure = model.get("usual_quality", 0.0)  # older calibrations have none
+    assert isinstance(figure, int | float)
+    return float(figure)
 
 
 def from_json(model: object) -> tuple[FpirModel, Mates | None]:

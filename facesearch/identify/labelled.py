@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from facesearch.errors import PhotoError, UsageError
 from facesearch.faces.embedder import Embedder
 from facesearch.faces.extract import Extraction
+from facesearch.faces.quality import quality
 from facesearch.identify.calibration import Scores
 from facesearch.ingest.enroll import Entry, choose
 from facesearch.ingest.worker import bounded_map
@@ -33,12 +34,14 @@ class LabelledFaces:
         people: (N,) number of the person of each, an index into `names`.
         names: of the people.
         failures: photos that gave no face.
+        quality: float32, 0 to 1, of the faces, in any order; empty if it is not known.
     """
 
     vectors: F32
     people: I64
     names: tuple[str, ...]
     failures: tuple[Failure, ...] = ()
+    quality: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @staticmethod
     def of(vectors: F32, labels: Sequence[str], failures: Iterable[Failure] = ()) -> LabelledFaces:
@@ -72,7 +75,7 @@ def from_entries(
     Raises:
         UsageError: no photo has a face.
     """
-    vectors, labels, failures = [], [], []
+    vectors, labels, failures, figures = [], [], [], []
 
     def one(entry: Entry) -> tuple[Entry, Extraction | Failure]:
         try:
@@ -93,11 +96,14 @@ def from_entries(
             if isinstance(row, str):
                 failures.append(Failure(entry.path, row, f"not used: {count} faces found in it"))
                 continue
-            vectors.append(embedder.embed(found.crops[row : row + 1]).vectors)
+            embedded = embedder.embed(found.crops)
+            vectors.append(embedded.vectors[row : row + 1])
+            figures.append(quality(found.measures, embedded)[row : row + 1])
             labels.append(entry.person.external_id or entry.person.name)
     if not vectors:
         raise UsageError("none of the labelled photos shows a face that could be used")
-    return LabelledFaces.of(np.concatenate(vectors), labels, failures)
+    labelled = LabelledFaces.of(np.concatenate(vectors), labels, failures)
+    return replace(labelled, quality=np.concatenate(figures))
 
 
 def from_collection(database: Database, collection: Collection) -> LabelledFaces:
@@ -124,4 +130,5 @@ def from_collection(database: Database, collection: Collection) -> LabelledFaces
         np.concatenate(vectors),
         number.astype(np.int64),
         tuple(names.get(i, f"#{i}") for i in found.tolist()),
+        quality=gallery.qualities(database, collection),
     )

@@ -112,7 +112,7 @@ def learn(faces: LabelledFaces, scores: str, gallery: int, fpir: float, source: 
     own = mates(faces.vectors, faces.people)
     described = f"{estimate.probes:,} people of {source}"
     return Learned(
-        to_store(estimate, own, scores, described),
+        to_store(estimate, own, scores, described, faces.quality),
         tuple(Alike(faces.names[s.probe], faces.names[s.gallery], s.score) for s in suspects),
     )
 

@@ -125,7 +125,7 @@ class Query:
                 faces_enrolled,
                 faces,
                 main,
-                judgement.warnings,
+                judgement.warnings_for(1.0 if main is None else float(assessed.quality[main])),
             )
             answers.append((identification, embeddings))
         return answers

@@ -39,7 +39,7 @@ from facesearch.store.tables import (
     RemovalRow,
     now,
 )
-from facesearch.values import Detections, Identity, JSONValue
+from facesearch.values import F32, Detections, Identity, JSONValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +350,15 @@ def erase(database: Database, collection: Collection, identity_id: int) -> list[
         connection.execute(delete(IdentityRow).where(IdentityRow.id == identity_id))
     database.scrub()
     return face_ids
+
+
+def qualities(database: Database, collection: Collection) -> F32:
+    """(N,) float32, 0 to 1: the quality of every enrolled face, in any order."""
+    query = select(FaceRow.quality).where(
+        FaceRow.collection_id == collection.id, FaceRow.identity_id.is_not(None)
+    )
+    with database.read() as connection:
+        return np.fromiter(connection.execute(query).scalars(), np.float32)
 
 
 def enrolled_faces(

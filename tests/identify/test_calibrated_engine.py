@@ -27,7 +27,7 @@ from facesearch.store.gallery import Person
 from facesearch.store.outcomes import Extracted, FileStamp
 from facesearch.values import Decision, Detections, Embeddings
 
-PEOPLE, PHOTOS, NOISE = 150, 2, 0.6
+PEOPLE, PHOTOS, NOISE, QUALITY = 150, 2, 0.6, 0.4
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, demo_photos: Path) -> Path:
                 vectors[i : i + 1].astype(np.float32), np.ones(1, np.float32), collection.contract
             )
             stamp = FileStamp(path, 1, 1)
-            quality = np.ones(1, np.float32)
+            quality = np.full(1, QUALITY, np.float32)
             photo = Extracted(stamp, f"{i:064x}", (100, 100), face, embedding, quality, ("",))
             ledger.record(engine.database, collection, [photo])
         stored = gallery.faces_of(engine.database, collection, paths)
@@ -147,6 +147,29 @@ def test_the_threshold_grows_with_the_gallery_and_says_when_it_is_stale(library:
         assert "another model" in warning
         with pytest.raises(UsageError, match="FPIR 2"):
             dataclasses.replace(rule, fpir=2.0)(100)
+
+
+def test_a_probe_poorer_than_what_was_calibrated_on(
+    library: Path, demo_photos: Path, tmp_path: Path
+) -> None:
+    portrait = demo_photos / "probes" / "emmanuel_macron_2014.jpg"
+    with Image.open(portrait) as photo:
+        photo.resize((photo.width // 4, photo.height // 4)).save(tmp_path / "tiny.png")
+    with Engine.open(library, embed_device="cpu") as engine:
+        assert engine.identify(tmp_path / "tiny.png").warnings == ()
+        found = engine.calibrate(fpir=0.05)
+        good, poor = engine.identify(portrait), engine.identify(tmp_path / "tiny.png")
+        assert good.faces[0].quality > QUALITY > poor.faces[0].quality
+        assert good.warnings == ()
+        (warning,) = poor.warnings
+        assert f"calibration {found.id} rests on (quality below 0.40)" in warning
+        # one made before qualities were kept says nothing
+        stored = calibrations.active(engine.database, engine.collection())
+        assert stored is not None
+        model = {k: v for k, v in stored.values.model.items() if k != "usual_quality"}
+        older = dataclasses.replace(stored.values, model=model)
+        calibrations.add(engine.database, engine.collection(), older)
+        assert engine.identify(tmp_path / "tiny.png").warnings == ()
 
 
 def test_calibrations_are_of_one_collection(library: Path, demo_photos: Path) -> None:

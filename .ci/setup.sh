@@ -116,6 +116,8 @@ suits "$BIN/python" || make_venv
 cmp -s requirements.lock "$VENV/installed.lock" || install_locked
 cmp -s pyproject.toml "$VENV/installed.pyproject" || install_facesearch
 check_opencv
+command -v strace >/dev/null || [ "$(uname -s)" != Linux ] || install_packages strace ||
+  say "no strace: the tests of power failures are skipped; sudo apt-get install -y strace"
 command -v g++ >/dev/null || say "no g++: facesearch works; with it, long CPU jobs embed faster"
 say "ready: facesearch in $VENV ($("$BIN/python" --version), $("$BIN/python" -c '
 from importlib.metadata import version

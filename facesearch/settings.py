@@ -271,11 +271,6 @@ def _coerce(value: Any, wanted: Any, where: str) -> Any:
         if not isinstance(items, list | tuple) or not items:
             raise UsageError(f"{where}: {value!r} is not a list")
         return tuple(_coerce(item, args[0], where) for item in items)
-    if wanted is bool:
-        given = {"true": True, "false": False, "1": True, "0": False}.get(str(value).lower())
-        if given is None:
-            raise UsageError(f"{where}: {value!r} is not true or false")
-        return given
     try:
         if isinstance(value, bool) or (wanted is str and not isinstance(value, str)):
             raise ValueError

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
 
+from benchmarks.upgrade import turned
 from facesearch import Engine
 from facesearch.errors import ModelChangedError, NotFoundError, UsageError
 from facesearch.faces import registry
-from facesearch.faces.weights import load_network
 from facesearch.identify.versus import compare
 from facesearch.ingest.gate import Gate, assessed
-from facesearch.resources import shipped
 from facesearch.store import feed, ledger, upgrades
 from facesearch.store.collections import Collection
 from facesearch.store.outcomes import FileStamp, Outcome
@@ -28,18 +26,7 @@ THRESHOLD = 0.4
 @pytest.fixture(scope="session")
 def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SFace whose last layer is turned by a random rotation: cosines stay, vectors do not."""
-    weights = shipped("models") / "face_recognition_sface_2021dec_int8bq.safetensors"
-    state = dict(load_network("sface", weights).state_dict())
-    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((128, 128)))[0]
-    rotation = state["fc.weight"].new_tensor(turn)
-    scale = state["features.weight"] / (state["features.running_var"] + 2e-5).sqrt()
-    mean, shift = state["features.running_mean"], state["features.bias"]
-    offset = (state["fc.bias"] - mean) * scale + shift
-    state["fc.weight"] = rotation @ (state["fc.weight"] * scale[:, None]) / scale[:, None]
-    state["fc.bias"] = (rotation @ offset - shift) / scale + mean
-    path = tmp_path_factory.mktemp("weights") / "turned.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
-    return path
+    return turned(tmp_path_factory.mktemp("weights") / "turned.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -112,10 +112,11 @@ class Parts:
     @cached_property
     def bulk_extractor(self) -> Extractor:
         """`extractor` for very many photos, several times as many at once as there are cores."""
-        from facesearch.faces.device import pick_device
+        from facesearch.faces.device import keep_freed_memory, pick_device
         from facesearch.faces.extract import Extractor
         from facesearch.faces.torch_yunet import TorchYuNet
 
+        keep_freed_memory()
         embed = self.settings.embed
         device = pick_device(embed.device)
 

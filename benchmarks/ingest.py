@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.record import REPOSITORY, evaluation_data, header, write
 
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 MODELS = REPOSITORY / "facesearch" / "models"
 LOOP_SIDE = 1280
 MEGAPIXELS = 12.0
+FAST: dict[str, Any] = {"detect_second_look": False, "embed_mirror": False}
+"""Settings of `ours_fast`: each face is looked at and embedded once, as the loop does."""
+FAST_640: dict[str, Any] = {**FAST, "detect_sizes": (640,)}
+"""And the photo is looked at once, with a longer side of 640 pixels."""
 
 
 def ours(photos: Sequence[Path], scratch: Path, workers: int = 1) -> dict[str, Any]:
@@ -97,47 +102,65 @@ def _spent(wall: float, cpu: float) -> dict[str, Any]:
     return {"seconds": seconds, "cpu_seconds": cpu, "cores_busy": cpu / seconds / cores}
 
 
+class Loop:
+    """The straightforward loop's treatment of one photo, through OpenCV.
+
+    Args:
+        scratch: folder for a file.
+        enlarge: whether a photo smaller than `LOOP_SIDE` is enlarged to it.
+    """
+
+    def __init__(self, scratch: Path, *, enlarge: bool = True) -> None:
+        self._detector = cv2.FaceDetectorYN.create(
+            str(MODELS / "face_detection_yunet_2023mar_int8bq.onnx"), "", (320, 320), 0.7, 0.5, 5000
+        )
+        self._recognizer = cv2.FaceRecognizerSF.create(str(_sface(scratch)), "")
+        self._enlarge = enlarge
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(N, 15) finds as OpenCV gives them, in pixels of the image, and (N, 128) features."""
+        height, width = image.shape[:2]
+        scale = LOOP_SIDE / max(height, width)
+        small: Any = image
+        if scale < 1 or self._enlarge:
+            small = cv2.resize(image, (round(width * scale), round(height * scale)))
+        else:
+            scale = 1.0
+        self._detector.setInputSize((small.shape[1], small.shape[0]))
+        found: Any = self._detector.detect(small)[1]
+        if found is None:
+            return np.zeros((0, 15), np.float32), np.zeros((0, 128), np.float32)
+        found[:, :14] /= scale
+        features = [
+            self._recognizer.feature(self._recognizer.alignCrop(image, row)) for row in found
+        ]
+        return found, np.concatenate(features)
+
+
 def loop(photos: Sequence[Path], scratch: Path, *, enlarge: bool = True) -> dict[str, Any]:
     """The straightforward loop."""
-    detector = cv2.FaceDetectorYN.create(
-        str(MODELS / "face_detection_yunet_2023mar_int8bq.onnx"), "", (320, 320), 0.7, 0.5, 5000
-    )
-    recognizer = cv2.FaceRecognizerSF.create(str(_sface(scratch)), "")
+    faces_of = Loop(scratch, enlarge=enlarge)
     database = sqlite3.connect(scratch / "faces.db")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.execute("CREATE TABLE faces (path TEXT, box TEXT, score REAL, embedding BLOB)")
-    faces = 0
 
     def one(path: Path) -> int:
         image = cv2.imread(str(path))
         if image is None:
             return 0
-        height, width = image.shape[:2]
-        scale = LOOP_SIDE / max(height, width)
-        small = image
-        if scale < 1 or enlarge:
-            small = cv2.resize(image, (round(width * scale), round(height * scale)))
-        else:
-            scale = 1.0
-        detector.setInputSize((small.shape[1], small.shape[0]))
-        found: Any = detector.detect(small)[1]
-        for row in () if found is None else found:
-            full = row.copy()
-            full[:14] /= scale
-            crop = recognizer.alignCrop(image, full)
-            vector = recognizer.feature(crop)
+        found, vectors = faces_of(np.asarray(image, np.uint8))
+        for row, vector in zip(found, vectors, strict=True):
             database.execute(
                 "INSERT INTO faces VALUES (?, ?, ?, ?)",
-                (str(path), json.dumps(full[:4].tolist()), float(full[14]), vector.tobytes()),
+                (str(path), json.dumps(row[:4].tolist()), float(row[14]), vector.tobytes()),
             )
             database.commit()
-        return 0 if found is None else len(found)
+        return len(found)
 
     one(photos[0])
     wall, cpu = time.perf_counter(), _cpu_seconds()
-    for path in photos:
-        faces += one(path)
+    faces = sum(one(path) for path in photos)
     return _spent(wall, cpu) | {"faces": faces}
 
 
@@ -227,27 +250,43 @@ def lfw(count: int, _scratch: Path) -> list[Path]:
 
 def large(count: int, scratch: Path) -> list[Path]:
     """Photos of 12 megapixels, made from those of `groups`."""
-    sources = sorted((evaluation_data() / "groups" / "photos").glob("*.jpg"))
+    return [path for path, _ in large_with_truth(count, scratch)]
+
+
+def large_with_truth(count: int, scratch: Path) -> list[tuple[Path, NDArray[np.float64]]]:
+    """Photos of 12 megapixels and, of each, the (N, 2) noses in it, in pixels."""
+    groups = evaluation_data() / "groups"
+    truth = json.loads((groups / "truth.json").read_text(encoding="utf-8"))
+    sources = sorted((groups / "photos").glob("*.jpg"))
     rng = np.random.default_rng(0)
     folder = scratch / "large"
     folder.mkdir()
     made = []
     for i in range(count):
-        image = cv2.imread(str(sources[i % len(sources)]))
+        source = sources[i % len(sources)]
+        image = cv2.imread(str(source))
         assert image is not None
+        told = truth[source.name]
+        noses = [marks[30] for marks in told.get("landmarks68", [])] or told.get("noses", [])
+        points = np.array(noses, np.float64).reshape(-1, 2)
         height, width = image.shape[:2]
         keep = rng.uniform(0.9, 1.0)  # cut a little off, so that no two are the same
         top, left = (rng.uniform(0, 1 - keep, 2) * (height, width)).astype(int)
         image = image[top : top + int(height * keep), left : left + int(width * keep)]
+        points -= (left, top)
+        height, width = image.shape[:2]
         if rng.random() < 0.5:
             image = image[:, ::-1]
-        factor = (MEGAPIXELS * 1e6 / (image.shape[0] * image.shape[1])) ** 0.5
+            points[:, 0] = width - 1 - points[:, 0]
+        points = points[((points >= 0) & (points < (width, height))).all(axis=1)]
+        factor = (MEGAPIXELS * 1e6 / (height * width)) ** 0.5
         if factor > 1:
             image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+            points = (points + 0.5) * factor - 0.5
         image = cv2.convertScaleAbs(image, alpha=rng.uniform(0.85, 1.1))
         path = folder / f"{i:04}.jpg"
         cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
-        made.append(path)
+        made.append((path, points))
     return made
 
 

@@ -1,9 +1,8 @@
 """What each stage of an ingestion costs and how much of the time it is at work, as it runs.
 
 `watched` wraps the functions that are the stages, in this process, and gives the clock that they
-write to. A stage's time includes nothing of another's, with one exception: what `detect` does beside
-the network runs while the network, a stage of its own (`look`), computes; it is the CPU time that
-counts there.
+write to. A stage's time includes nothing of another's, with one exception: `detect` waits for the
+network, a stage of its own (`look`), while that computes; there it is the CPU time that counts.
 """
 
 from __future__ import annotations

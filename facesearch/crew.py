@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from facesearch.settings import Settings
 
 
-READERS, LEAST_READERS = 4, 8
+READERS, LEAST_READERS = 4, 16
 """Photos in hand a core, and at least: some are read while others are looked at together."""
 
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from facesearch.faces.networks import Network, SFace
 
-
 _POINTWISE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 """A convolution followed by a function of each value; torch's compiler uses it, not all builds have
 it."""

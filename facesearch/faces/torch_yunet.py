@@ -9,6 +9,7 @@ so those that several threads ask about at the same time go in together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import cast
 
 import cv2
@@ -153,14 +154,8 @@ class TorchYuNet:
                 pixels = pixels.pin_memory().to(self._device, non_blocking=True)
             x = pixels.to(self._device).permute(0, 3, 1, 2).to(self._dtype)
             outputs = self._network(x)
-            rows = [
-                _rows(y, stride, self._score) for y, stride in zip(outputs, STRIDES, strict=True)
-            ]
-        together = np.concatenate(rows)
-        return [
-            _suppressed(together[together[:, 15] == i, :15], self._score)
-            for i in range(len(pictures))
-        ]
+            rows = _rows(outputs, self._score)
+        return [_suppressed(rows[rows[:, 15] == i, :15], self._score) for i in range(len(pictures))]
 
 
 def load() -> YuNetNetwork:
@@ -198,17 +193,29 @@ def _stacked(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
     return stacked
 
 
-def _rows(output: Tensor, stride: int, score: float) -> F32:
-    """(n, 16) finds of a grid: box x1 y1 x2 y2, landmarks, confidence, number of the picture."""
-    sure = (output[:, CLASS].float().sigmoid() * output[:, OBJECT].float().sigmoid()).sqrt()
-    picture, row, column = (sure >= score).nonzero(as_tuple=True)
-    values = output[picture, :, row, column].float()
-    at = torch.stack([column, row], dim=1).float()
+def _rows(outputs: Sequence[Tensor], score: float) -> F32:
+    """(n, 16) finds of all grids: box x1 y1 x2 y2, landmarks, confidence, number of the picture."""
+    cells = torch.cat([y.permute(0, 2, 3, 1).flatten(1, 2) for y in outputs], dim=1)
+    sure = (cells[..., CLASS].float().sigmoid() * cells[..., OBJECT].float().sigmoid()).sqrt()
+    picture, cell = (sure >= score).nonzero(as_tuple=True)
+    values = cells[picture, cell].float().cpu().numpy()
+    stride, at = _grid(tuple((y.shape[2], y.shape[3]) for y in outputs))
+    cell_numbers = cell.cpu().numpy()
+    stride, at = stride[cell_numbers], at[cell_numbers]
     middle = (values[:, 1:3] + at) * stride
-    half = values[:, 3:5].exp() * (stride / 2)
-    points = (values[:, LANDMARKS].view(-1, 5, 2) + at[:, None]) * stride
-    columns = [middle - half, middle + half, points.flatten(1), sure[picture, row, column, None]]
-    return cast("F32", torch.cat([*columns, picture[:, None].float()], dim=1).cpu().numpy())
+    half = np.exp(values[:, 3:5]) * (stride / 2)
+    points = (values[:, LANDMARKS].reshape(-1, 5, 2) + at[:, None]) * stride[:, None]
+    confidence = sure[picture, cell].cpu().numpy()
+    columns = [middle - half, middle + half, points.reshape(-1, 10), confidence[:, None]]
+    return np.concatenate([*columns, picture.cpu().numpy()[:, None]], axis=1, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def _grid(sizes: tuple[tuple[int, int], ...]) -> tuple[F32, F32]:
+    """Of all cells of grids of (height, width), finest first: (n, 1) stride, (n, 2) column, row."""
+    places = [np.indices(size, np.float32)[::-1].reshape(2, -1).T for size in sizes]
+    strides = np.repeat(STRIDES, [len(one) for one in places]).astype(np.float32)
+    return strides[:, None], np.concatenate(places)
 
 
 def _suppressed(rows: F32, score: float) -> F32:

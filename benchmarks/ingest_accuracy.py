@@ -54,7 +54,8 @@ def ours(settings: Settings) -> Callable[[Path], Finds]:
         boxes = found.detections.boxes
         sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
         vectors = embedder.embed(found.crops).vectors
-        return np.float64(sides), np.float64(found.detections.landmarks[:, 2]), vectors
+        noses = found.detections.landmarks[:, 2].astype(np.float64)
+        return sides.astype(np.float64), noses, vectors
 
     return one
 
@@ -70,7 +71,7 @@ def theirs(*, enlarge: bool) -> Callable[[Path], Finds]:
         rows, vectors = loop(np.asarray(image, np.uint8))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         sides = np.sqrt(np.prod(rows[:, 2:4], axis=1))
-        return np.float64(sides), np.float64(rows[:, 8:10]), vectors
+        return sides.astype(np.float64), rows[:, 8:10].astype(np.float64), vectors
 
     one.keep = scratch  # type: ignore[attr-defined]
     return one

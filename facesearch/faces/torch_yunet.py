@@ -45,9 +45,9 @@ class Unit(nn.Module):
 
     def __init__(self, before: int, after: int, *, output: bool = False) -> None:
         super().__init__()
-        self.pointwise = nn.Conv2d(before, after, 1)
-        self.depthwise = nn.Conv2d(after, after, 3, padding=1, groups=after)
-        self.activation = nn.Identity() if output else nn.ReLU(inplace=True)
+        self.pointwise: nn.Module = nn.Conv2d(before, after, 1)
+        self.depthwise: nn.Module = nn.Conv2d(after, after, 3, padding=1, groups=after)
+        self.activation: nn.Module = nn.Identity() if output else nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, before, H, W) to (N, after, H, W)."""
@@ -59,7 +59,7 @@ class YuNetNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.first: nn.Module = nn.Conv2d(3, 16, 3, stride=2, padding=1)
         self.activation: nn.Module = nn.ReLU(inplace=True)
         self.stem = Unit(16, 16)
         self.narrow = nn.Sequential(Unit(16, 16), Unit(16, 32), Unit(32, 32), Unit(32, 64))
@@ -103,15 +103,18 @@ def halved(x: Tensor) -> Tensor:
 
 def to_onednn(network: YuNetNetwork, dtype: torch.dtype) -> None:
     """Rewrite the network, in place, to compute in `dtype` (float32, bfloat16) on the CPU."""
-    for module in list(network.modules()):
-        if isinstance(module, YuNetNetwork):
-            module.first = Convolution(module.first, dtype, opaque=False, relu=True)
-            module.activation = nn.Identity()
-        elif isinstance(module, Unit):
-            relu = isinstance(module.activation, nn.ReLU)
-            module.pointwise = Convolution(module.pointwise, dtype, opaque=False)
-            module.depthwise = Convolution(module.depthwise, dtype, opaque=False, relu=relu)
-            module.activation = nn.Identity()
+
+    def rewritten(layer: nn.Module, *, relu: bool) -> Convolution:
+        assert isinstance(layer, nn.Conv2d)
+        return Convolution(layer, dtype, opaque=False, relu=relu)
+
+    with torch.no_grad():
+        network.first, network.activation = rewritten(network.first, relu=True), nn.Identity()
+        for unit in [module for module in network.modules() if isinstance(module, Unit)]:
+            relu = isinstance(unit.activation, nn.ReLU)
+            unit.pointwise = rewritten(unit.pointwise, relu=False)
+            unit.depthwise = rewritten(unit.depthwise, relu=relu)
+            unit.activation = nn.Identity()
 
 
 class TorchYuNet:

@@ -121,9 +121,7 @@ class Parts:
         device = pick_device(embed.device)
 
         def load(score: float) -> TorchYuNet:
-            # half the cores: the fewer look, the more photos are looked at together; the others
-            # decode and embed
-            return TorchYuNet(score, device, embed.precision, -(-self.threads // 2))
+            return TorchYuNet(score, device, embed.precision, self.threads)
 
         limits, gps = self.settings.photos, self.settings.ingest.gps
         return Extractor(self._detect_spec, limits, gps=gps, load=load)

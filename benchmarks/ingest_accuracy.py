@@ -147,7 +147,7 @@ def main() -> None:
                 "lfw-dev": lfw(pipeline, options.step),
             }
             print(name, json.dumps(results[name]), flush=True)
-    print(write(options.name, head, {"settings": SETTINGS, "pipelines": results}))
+            write(options.name, head, {"settings": SETTINGS, "pipelines": results})
 
 
 if __name__ == "__main__":

@@ -357,17 +357,22 @@ def large_with_truth(count: int, scratch: Path) -> list[tuple[Path, NDArray[np.f
 def measure(name: str, photos: Sequence[Path]) -> dict[str, Any]:
     """One contender's run, in a process of its own."""
     request = json.dumps({"contender": name, "photos": [str(photo) for photo in photos]})
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.ingest", "--one"],
-        input=request,
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        check=False,
-    )
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # files, not pipes: those are read until every process that was started has ended
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.ingest", "--one"],
+            input=request,
+            stdout=said,
+            stderr=complained,
+            text=True,
+            cwd=REPOSITORY,
+            check=False,
+        )
+        said.seek(0)
+        complained.seek(0)
+        if done.returncode:
+            return {"error": complained.read().strip().splitlines()[-1]}
+        result: dict[str, Any] = json.loads(said.read().splitlines()[-1])
     return result
 
 

@@ -416,7 +416,8 @@ def main() -> None:
                         some = photos[: SLOW[name]] if slow else photos
                         results.append({"of": len(some)} | measure(contender, some))
                         print(name, contender, results[-1], flush=True)
-            rates = {contender: _rate(results) for contender, results in rounds.items()}
+            known = {contender: _rate(results) for contender, results in rounds.items()}
+            rates = {contender: rate for contender, rate in known.items() if rate is not None}
             body[name] = {
                 "photos": len(photos),
                 "rounds": rounds,
@@ -424,7 +425,7 @@ def main() -> None:
                 "times_the_loop": {
                     contender: round(rate / rates["loop"], 2)
                     for contender, rate in rates.items()
-                    if rate and rates.get("loop")
+                    if "loop" in rates
                 },
                 "profile": measure("profile", photos),
                 "stages_ms_per_photo": stages(photos[: max(20, len(photos) // 10)]),

@@ -1,7 +1,8 @@
 """Fine-tuning the bundled embedder on LFW, and training a small one from scratch.
 
     python -m benchmarks.train_embedder [DATA] [--faces NPZ]             # train_embedder.json
-    python -m benchmarks.train_embedder [DATA] --scratch [--crops NPZ]   # train_scratch.json
+    python -m benchmarks.train_embedder [DATA] --scratch [--crops NPZ] [--run FOLDER]
+                                                                         # train_scratch.json
 
 The people of `lfw-dev` are split 60/20/20 at random (fixed seed): trained on, chosen by, tested on.
 
@@ -9,7 +10,8 @@ The people of `lfw-dev` are split 60/20/20 at random (fixed seed): trained on, c
   does best on the second part is tested on the third, where both models search the same faces
   (`facesearch.identify.versus`): TPIR at FPIR 1 % with the bootstrap over people, paired, and
   verification accuracy on the same pairs.
-- Scratch: a network of random weights, `mobile`, for a few epochs; tested on the third part.
+- Scratch: a network of random weights, `mobile`, for some epochs; the best by the second part is
+  tested on the third, beside the same network untrained. A run in `--run` that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.faces import Embedded, Faces, arguments, embedded, mean_of
-from benchmarks.record import RECORDS, evaluation_data, header, write
+from benchmarks.record import REPOSITORY, evaluation_data, header, write
+from facesearch.evaluate.bootstrap import draws_of, middle
+from facesearch.evaluate.metrics import verification
 from facesearch.faces.extract import Extraction, Extractor, principal
 from facesearch.faces.known_models import KNOWN, Preprocessing
 from facesearch.faces.weights import load_network, new_network
@@ -32,7 +36,7 @@ from facesearch.identify.versus import compare
 from facesearch.index.centring import centred
 from facesearch.resources import shipped
 from facesearch.settings import DetectSpec, PhotoLimits
-from facesearch.train.embedder import EmbedderRun, measure, train
+from facesearch.train.embedder import CHECKPOINT, EmbedderRun, measure, pairs, train
 from facesearch.train.faces_data import LabelledCrops, Split
 from facesearch.train.trace import read
 from facesearch.values import F32, I64
@@ -51,7 +55,7 @@ RUNS = [
         ("cosface", 3e-3, 1.0),
     )
 ]
-SCRATCH = EmbedderRun(part="all", loss="cosface", rate=2e-3, people=64, epochs=6, patience=0)
+SCRATCH = EmbedderRun(part="all", rate=2e-3, pull=0.01, people=32, epochs=16, patience=0)
 
 
 def three_parts(people: I64, seed: int) -> list[NDArray[np.intp]]:
@@ -152,40 +156,63 @@ def crops_of(folder: Path, cache: Path | None) -> tuple[tuple[str, ...], NDArray
     return tuple(names), np.stack(crops)
 
 
-def scratch(folder: Path, cache: Path | None, epochs: int) -> dict[str, Any]:
+def scratch(folder: Path, cache: Path | None, run: EmbedderRun, kept: Path) -> dict[str, Any]:
     """A small network from random weights, on the first part; tested on the third."""
     names, crops = crops_of(folder, cache)
     _, people = np.unique([name.partition("/")[0] for name in names], return_inverse=True)
     people = people.astype(np.int64)
     learn, choose, test = three_parts(people, SEED)
-    data = LabelledCrops(crops, people, names)
-    run = dataclasses.replace(SCRATCH, epochs=epochs)
-    network = new_network("mobile", run.seed)
-    untrained = vectors_of(network, crops[test])
-    with tempfile.TemporaryDirectory() as scratch_folder:
-        trial = train(
-            run,
-            network,
-            Preprocessing(),
-            data,
-            Split(learn, choose),
-            Path(scratch_folder),
-            lambda line: print(line, flush=True),
-            scratch=True,
-        )
-        trace = read(Path(scratch_folder) / "trace.csv")
-        plot = (Path(scratch_folder) / "trace.svg").read_text(encoding="utf-8")
+    trial = train(
+        run,
+        new_network("mobile", run.seed),
+        Preprocessing(),
+        LabelledCrops(crops, people, names),
+        Split(learn, choose),
+        kept,
+        lambda line: print(line, flush=True),
+        scratch=True,
+        resume=(kept / CHECKPOINT).exists(),
+    )
     assert trial is not None
-    (RECORDS.parent.parent / "docs" / "training-trace.svg").write_text(plot, encoding="utf-8")
-    vectors = vectors_of(trial.network, crops[test])
+    plot = (kept / "trace.svg").read_text(encoding="utf-8")
+    (REPOSITORY / "docs" / "training-trace.svg").write_text(plot, encoding="utf-8")
+    untrained, trained = (
+        vectors_of(network, crops[test])
+        for network in (new_network("mobile", run.seed), trial.network)
+    )
     return {
         "run": dataclasses.asdict(run),
+        "people": [len(np.unique(people[part])) for part in (learn, choose, test)],
         "faces": [len(learn), len(choose), len(test)],
-        "trace": trace,
+        "trace": read(kept / "trace.csv"),
         "best_epoch": trial.epoch,
-        "untrained": measure(untrained, people[test]),
-        "trained": measure(vectors, people[test]),
+        "verification": {
+            "untrained": verified(untrained, people[test]),
+            "trained": verified(trained, people[test]),
+        },
+        "search": against(untrained, trained, people[test], np.arange(len(test))),
     }
+
+
+def verified(vectors: F32, people: I64) -> dict[str, Any]:
+    """Verification accuracy in ten folds of pairs, and its 95 % interval by bootstrap over people.
+
+    The accuracy is the mean of that on pairs of one person and that on pairs of two; a pair counts
+    as often as the people in it are drawn.
+    """
+    rng = np.random.default_rng(0)
+    a, b, same = pairs(people, rng)
+    folds = rng.permutation(len(same)) % 10
+    scores = np.einsum("pd,pd->p", vectors[a], vectors[b])
+    thresholds = np.array(verification(scores, same, folds.astype(np.int64)).thresholds)
+    right = (scores >= thresholds[folds]) == same
+    labels, whose = np.unique(people, return_inverse=True)
+    found = []
+    for times in np.concatenate([np.ones((1, len(labels))), draws_of(len(labels), 1000, rng)]):
+        weights = times[whose[a]] * np.where(same, 1.0, times[whose[b]])
+        shares = [np.average(right[kind], weights=weights[kind]) for kind in (same, ~same)]
+        found.append(float(np.mean(shares)))
+    return {"pairs": len(same), "accuracy": found[0], "95 %": list(middle(np.array(found[1:])))}
 
 
 def vectors_of(network: Any, crops: NDArray[np.uint8]) -> F32:
@@ -208,11 +235,13 @@ def main() -> None:
     parser = arguments(__doc__, root, "a folder for each person")
     parser.add_argument("--scratch", action="store_true", help="train from random weights")
     parser.add_argument("--crops", type=Path, help="cache of aligned faces, .npz")
-    parser.add_argument("--epochs", type=int, default=SCRATCH.epochs, help="from scratch")
+    parser.add_argument("--run", type=Path, help="folder of the run from scratch, to go on in")
     options = parser.parse_args()
     head = header()
     if options.scratch:
-        print(write("train_scratch", head, scratch(options.data, options.crops, options.epochs)))
+        with tempfile.TemporaryDirectory() as folder:
+            kept = options.run or Path(folder)
+            print(write("train_scratch", head, scratch(options.data, options.crops, SCRATCH, kept)))
     else:
         body = tuning(embedded(options.data, options.faces), SEED)
         print(write("train_embedder", head, {"seed": SEED, **body}))

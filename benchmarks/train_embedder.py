@@ -125,9 +125,8 @@ def tuning(data: LabelledCrops, cache: Path) -> dict[str, Any]:
                 made=made[run.part][None],
             )
         assert trial is not None
-        after = unit(
-            through(Trained(trial.network, "last").eval(), made["last"][:1], np.float32)[0]
-        )
+        end = Trained(trial.network, "last").eval()
+        after = unit(through(end, made["last"], np.float32))
         row: dict[str, Any] = {"run": dataclasses.asdict(run), "best_epoch": trial.epoch}
         row |= {"chosen_by": against(plain, after, data.people, choose)}
         row |= {"tested_on": against(plain, after, data.people, test)}

@@ -19,13 +19,17 @@ from safetensors.numpy import load_file
 
 from facesearch import Engine
 from facesearch.errors import UsageError
-from facesearch.faces import registry
+from facesearch.faces import quality, registry
+from facesearch.faces.align import TEMPLATE
+from facesearch.faces.embedder import unit
+from facesearch.faces.extract import Extraction
 from facesearch.faces.known_models import KNOWN, Preprocessing
 from facesearch.faces.networks import Network
 from facesearch.faces.weights import load_network, new_network
 from facesearch.identify.learn import Alike
-from facesearch.ingest.enroll import read_entries
+from facesearch.ingest.enroll import Entry, read_entries
 from facesearch.resources import shipped
+from facesearch.store.gallery import Person
 from facesearch.train.embedder import CHECKPOINT, EmbedderRun, Trial, train
 from facesearch.train.faces_augment import augmented
 from facesearch.train.faces_data import LabelledCrops, batches, split
@@ -33,6 +37,7 @@ from facesearch.train.held_out import measure, pairs
 from facesearch.train.job import Order, learn_model
 from facesearch.train.trace import read
 from facesearch.train.tune import Frozen, Trained
+from facesearch.values import Crops, Detections, Embeddings, ModelContract
 
 PEOPLE, FACES = 120, 4
 RUN = EmbedderRun(loss="cosface", rate=2e-2, pull=0.0, epochs=4, people=16, views=1, patience=0)
@@ -360,6 +365,52 @@ def test_from_photos_to_a_model_in_use(engine: Engine, people: Path, tmp_path: P
         done = again.activate_model("ours")
         assert done.faces == again.counts().faces > 0
         assert any("no universal model" in line for line in done.warnings)
+
+
+class ByPixels:
+    """An embedder simple enough to be known: sixteen by sixteen pixels, less their mean."""
+
+    contract = ModelContract("pixels", "0" * 64, "112x112 BGR", 768)
+
+    def embed(self, crops: Crops) -> Embeddings:
+        small = np.stack(
+            [cv2.resize(crop, (16, 16), interpolation=cv2.INTER_AREA) for crop in crops]
+        )
+        raw = small.reshape(len(crops), -1).astype(np.float32)
+        return unit(raw - raw.mean(axis=1, keepdims=True), self.contract)
+
+
+def test_one_person_under_two_names_is_told_before_training(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (40, 16, 16, 3), np.uint8)
+    patterns[31] = patterns[7]
+
+    def extract(path: str) -> Extraction:
+        person, _, number = path.partition("/")
+        chance = np.random.default_rng([int(person), int(number)])
+        face = cv2.resize(patterns[int(person)], (112, 112), interpolation=cv2.INTER_NEAREST)
+        crop = np.clip(face + chance.normal(0, 30, face.shape), 0, 255).astype(np.uint8)
+        box, score = np.array([[0, 0, 112, 112]], np.float32), np.ones(1, np.float32)
+        one = Detections(box, TEMPLATE[None].astype(np.float32), score)
+        return Extraction(path, "", (112, 112), one, crop[None], quality.measure(crop[None], one))
+
+    entries = [Entry(f"{p}/{n}", Person(f"{p:02}")) for p in range(40) for n in range(3)]
+    said: list[str] = []
+    card = learn_model(
+        Order("ours", "", "mobile", 0.3, tmp_path / "run"),
+        EmbedderRun(part="all", epochs=1, people=8, augment=False, patience=0),
+        entries,
+        extract,
+        ByPixels(),
+        tmp_path / "models",
+        1,
+        said.append,
+    )
+    assert card is not None
+    assert [(pair.first, pair.second) for pair in card.alike] == [("07", "31")]
+    (told,) = (n for n, line in enumerate(said) if "'07' and '31' may be one person" in line)
+    assert told < next(n for n, line in enumerate(said) if line.startswith("epoch 1"))
+    assert "07" in json.loads((tmp_path / "run" / "card.json").read_text())["alike"][0].values()
 
 
 def test_what_cannot_be_trained_is_said(engine: Engine, people: Path, tmp_path: Path) -> None:

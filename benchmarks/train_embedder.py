@@ -1,22 +1,23 @@
 """Fine-tuning the bundled embedder on LFW, and training a small one from scratch.
 
     python -m benchmarks.train_embedder [DATA] [--crops NPZ] [--made NPY]    # train_embedder.json
+    python -m benchmarks.train_embedder [DATA] --parts [--crops NPZ] [--made NPY] # train_parts.json
     python -m benchmarks.train_embedder [DATA] --all [--crops NPZ] [--run FOLDER]   # train_all.json
     python -m benchmarks.train_embedder [DATA] --scratch [--crops NPZ] [--run FOLDER]
                                                                          # train_scratch.json
 
 The people of `lfw-dev` are split 60/20/20 at random (fixed seed): trained on, chosen by, tested on.
 
-- Tuning: a linear layer behind the network with every loss at several strengths, the last layer,
-  the last block. The best epoch by the second part is tested on the third, where both models search
-  the same faces (`facesearch.identify.versus`): TPIR at FPIR 1 % with the bootstrap over people,
-  paired, and verification accuracy on the same pairs.
+- Tuning: a linear layer behind the network with every loss at several strengths; with `--parts` the
+  last layer, and the last block. The best epoch by the second part is tested on the third, where
+  both models search the same faces (`facesearch.identify.versus`): TPIR at FPIR 1 % with the
+  bootstrap over people, paired, and verification accuracy on the same pairs.
 - All: likewise, every weight of the network.
 - Scratch: a network of random weights, `mobile`, for some epochs; the best by the second part is
   tested on the third, beside the same network untrained.
 
-A run in `--run` that was stopped goes on. `--crops` and `--made` are caches of the aligned faces
-and of what the network's frozen part makes of them.
+A run in `--run` that was stopped goes on; `--report` tests what it has reached, and trains no more.
+`--crops` and `--made` are caches: of the aligned faces, of what the frozen part makes of them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -46,35 +47,33 @@ from facesearch.identify.versus import compare
 from facesearch.index.centring import centred
 from facesearch.resources import shipped
 from facesearch.settings import DetectSpec, PhotoLimits
-from facesearch.train.embedder import CHECKPOINT, EmbedderRun, train
+from facesearch.train import checkpoint
+from facesearch.train.embedder import CHECKPOINT, CURVES, EmbedderRun, train
 from facesearch.train.faces_data import LabelledCrops, Split
 from facesearch.train.held_out import measure, pairs
-from facesearch.train.trace import read
+from facesearch.train.trace import Trace, draw, read
 from facesearch.train.tune import Frozen, Trained
 from facesearch.values import F32, I64, Crops
 
 SEED = 7
 SHARES = (0.6, 0.8)
 CHUNK = 64
-STRENGTHS = (
+ADAPTERS = (
     ("adapter", "cosface", 1e-3, 5.0),
     ("adapter", "cosface", 1e-3, 50.0),
-    ("adapter", "cosface", 1e-4, 0.1),
     ("adapter", "arcface", 1e-3, 5.0),
     ("adapter", "triplet", 1e-3, 5.0),
     ("adapter", "contrastive", 1e-4, 5.0),
     ("adapter", "sface", 1e-3, 5.0),
+    ("adapter", "cosface", 3e-3, 1.0),
+)
+DEEPER = (
     ("head", "cosface", 1e-5, 5.0),
-    ("head", "cosface", 1e-4, 5.0),
     ("head", "triplet", 1e-5, 5.0),
     ("last", "cosface", 1e-5, 5.0),
     ("last", "triplet", 1e-5, 5.0),
 )
-EPOCHS = {"adapter": 12, "head": 6, "last": 3}
-RUNS = [
-    EmbedderRun(part, loss, EPOCHS[part], rate=rate, pull=pull, views=1, people=64, patience=0)
-    for part, loss, rate, pull in STRENGTHS
-]
+EPOCHS = {"adapter": 12, "head": 4, "last": 2}
 ALL = EmbedderRun(part="all", rate=1e-5, pull=5.0, people=32, epochs=2, patience=0)
 SCRATCH = EmbedderRun(
     part="all", loss="triplet", rate=1e-3, pull=0.01, people=32, epochs=12, patience=0
@@ -102,16 +101,31 @@ def sface() -> Network:
     return load_network("sface", shipped("models") / KNOWN[0].file)
 
 
-def tuning(data: LabelledCrops, cache: Path) -> dict[str, Any]:
-    """Every configuration tuned, and tested."""
+def tuning(
+    data: LabelledCrops,
+    cache: Path,
+    strengths: Sequence[tuple[str, str, float, float]],
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Every configuration tuned, and tested; kept after each."""
     learn, choose, test = three_parts(data.people, SEED)
     made = {"last": made_by_body(data.crops, cache)}
     end = Trained(sface(), "last").eval()
     made["head"] = through(nn.Sequential(*list(sface().body.children())[end.cut :]), made["last"])
     made["adapter"] = through(end, made["last"], np.float32)
     plain = unit(made["adapter"])
-    rows = []
-    for run in RUNS:
+    rows: list[dict[str, Any]] = []
+    body: dict[str, Any] = {
+        "people": [len(np.unique(data.people[part])) for part in (learn, choose, test)],
+        "faces": [len(learn), len(choose), len(test)],
+        "runs": rows,
+    }
+    mean = mean_of(plain[learn], data.people[learn])
+    body["centred_instead"] = against(plain, centred(plain, mean), data.people, test)
+    for part, loss, rate, pull in strengths:
+        run = EmbedderRun(
+            part, loss, EPOCHS[part], rate=rate, pull=pull, views=1, people=64, patience=0
+        )
         with tempfile.TemporaryDirectory() as folder:
             trial = train(
                 run,
@@ -133,13 +147,7 @@ def tuning(data: LabelledCrops, cache: Path) -> dict[str, Any]:
         rows.append(row)
         told = row["tested_on"]
         print(run.part, run.loss, run.rate, run.pull, trial.epoch, told["gain"], told["gain_95"])
-    mean = mean_of(plain[learn], data.people[learn])
-    return {
-        "people": [len(np.unique(data.people[part])) for part in (learn, choose, test)],
-        "faces": [len(learn), len(choose), len(test)],
-        "runs": rows,
-        "centred_instead": against(plain, centred(plain, mean), data.people, test),
-    }
+        keep(body)
 
 
 def made_by_body(crops: Crops, cache: Path) -> NDArray[np.float16]:
@@ -227,34 +235,45 @@ def crops_of(folder: Path, cache: Path | None) -> tuple[tuple[str, ...], NDArray
     return tuple(names), np.stack(crops)
 
 
-def scratch(data: LabelledCrops, kept: Path) -> dict[str, Any]:
-    """A small network from random weights, on the first part; tested on the third."""
+def scratch(data: LabelledCrops, kept: Path, *, report: bool) -> dict[str, Any]:
+    """A small network from random weights, on the first part; tested on the third.
+
+    Args:
+        data: the aligned faces.
+        kept: folder of the run.
+        report: test what it has reached, and train no more.
+    """
     learn, choose, test = three_parts(data.people, SEED)
-    trial = train(
-        SCRATCH,
-        new_network("mobile", SCRATCH.seed),
-        Preprocessing(),
-        data,
-        Split(learn, choose),
-        kept,
-        lambda line: print(line, flush=True),
-        scratch=True,
-        resume=(kept / CHECKPOINT).exists(),
-    )
-    assert trial is not None
-    plot = (kept / "trace.svg").read_text(encoding="utf-8")
+    if not report:
+        train(
+            SCRATCH,
+            new_network("mobile", SCRATCH.seed),
+            Preprocessing(),
+            data,
+            Split(learn, choose),
+            kept,
+            lambda line: print(line, flush=True),
+            scratch=True,
+            resume=(kept / CHECKPOINT).exists(),
+        )
+    told, tensors = checkpoint.load(kept / CHECKPOINT)
+    with Trace(kept, CURVES, print, after=told["epoch"]) as trace:
+        plot = draw(trace.rows, CURVES)
     (REPOSITORY / "docs" / "training-trace.svg").write_text(plot, encoding="utf-8")
+    best = Trained(new_network("mobile", SCRATCH.seed), SCRATCH.part)
+    best.load_state_dict(tensors["best"])
     untrained, trained = (
         unit(outputs(network.eval(), data.crops[test], Preprocessing()))
-        for network in (new_network("mobile", SCRATCH.seed), trial.network)
+        for network in (new_network("mobile", SCRATCH.seed), best)
     )
     people = data.people[test]
     return {
         "run": dataclasses.asdict(SCRATCH),
         "people": [len(np.unique(data.people[part])) for part in (learn, choose, test)],
         "faces": [len(learn), len(choose), len(test)],
-        "trace": read(kept / "trace.csv"),
-        "best_epoch": trial.epoch,
+        "trace": trace.rows,
+        "epochs": told["epoch"],
+        "best_epoch": told["best_epoch"],
         "verification": {
             "untrained": verified(untrained, people),
             "trained": verified(trained, people),
@@ -306,6 +325,8 @@ def main() -> None:
     root = evaluation_data() / "lfw-dev" / "photos"
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, nargs="?", default=root, help="a folder for each person")
+    parser.add_argument("--parts", action="store_true", help="tune the last layer, the last block")
+    parser.add_argument("--report", action="store_true", help="from scratch: train no more")
     parser.add_argument("--all", action="store_true", help="tune every weight")
     parser.add_argument("--scratch", action="store_true", help="train from random weights")
     parser.add_argument("--crops", type=Path, help="cache of aligned faces, .npz")
@@ -316,13 +337,16 @@ def main() -> None:
     data = labelled(options.data, options.crops)
     with tempfile.TemporaryDirectory() as folder:
         kept = options.run or Path(folder)
+        cache = options.made or Path(folder) / "made.npy"
         if options.scratch:
-            print(write("train_scratch", head, scratch(data, kept)))
+            body = scratch(data, kept, report=options.report)
+            print(write("train_scratch", head, body))
         elif options.all:
             print(write("train_all", head, every_weight(data, kept)))
+        elif options.parts:
+            tuning(data, cache, DEEPER, lambda body: print(write("train_parts", head, body)))
         else:
-            cache = options.made or Path(folder) / "made.npy"
-            print(write("train_embedder", head, tuning(data, cache)))
+            tuning(data, cache, ADAPTERS, lambda body: print(write("train_embedder", head, body)))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ ROOT is FACESEARCH_EVAL_DATA unless given; `landmarks68` and `groups` in it are 
 through detection as at run time. Writes `records/landmarks.json` and `docs/landmarks-ced.svg`.
 `--plain FILE` also measures the plain network, with weights that training wrote; they do not ship.
 `--dlib FOLDER` also measures dlib's 68-point predictor: a folder with the packages `dlib` and
-`face_recognition_models`. It gets the faces that its own detector finds. Its weights were trained on
-iBUG 300-W, in whose labels `landmarks68` has none; part of its error is that labels differ.
+`face_recognition_models`. It gets the faces that its own detector finds. It was trained on iBUG
+300-W, labelled otherwise than `landmarks68`, so that a part of its error is how labels differ.
 
 The error of a face is the mean distance of its 68 points over that of the outer corners of its
 eyes (NME). Intervals are over people, by bootstrap.

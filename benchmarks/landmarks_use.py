@@ -88,10 +88,8 @@ def seen(folder: Path, most: int) -> dict[str, Any]:
         print(name, flush=True)
     five_crops = np.concatenate([align(p, d) for p, d, *_ in faces])
     together = Detections(
-        *(
-            np.concatenate([getattr(f[1], field) for f in faces])
-            for field in ("boxes", "landmarks")
-        ),
+        np.concatenate([f[1].boxes for f in faces]),
+        np.concatenate([f[1].landmarks for f in faces]),
         np.concatenate([f[1].scores for f in faces]),
     )
     kept["quality"] = quality(measure(five_crops, together), kept["five of the detector"])

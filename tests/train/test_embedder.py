@@ -86,12 +86,12 @@ def run_once(
 def test_it_learns_what_does_not_matter(
     made: tuple[LabelledCrops, np.ndarray], tmp_path: Path
 ) -> None:
-    trial = run_once(made, tmp_path)
+    trial = run_once(made, tmp_path, dataclasses.replace(RUN, rate=5e-3, epochs=8))
     assert trial.epoch > 0
-    assert trial.after[0] > trial.before[0] + 0.03
-    assert trial.after[1] > trial.before[1]
+    assert trial.after[0] > trial.before[0] + 0.05
+    assert trial.after[1] > trial.before[1] + 0.08
     rows = read(tmp_path / "trace.csv")
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert rows[-1]["train loss"] < rows[0]["train loss"]
     assert (tmp_path / "trace.svg").exists()
 

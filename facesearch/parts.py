@@ -437,11 +437,15 @@ class Parts:
         Raises:
             PhotoError: the photo cannot be read.
         """
+        return self.extractor(*self._read(photo))
+
+    def _read(self, photo: str | os.PathLike[str]) -> tuple[bytes, str]:
+        """The bytes of a photo on a disk, in an archive or at a URL, and its absolute path."""
         from facesearch.photos import remote
         from facesearch.photos.place import read_place
 
         path = remote.absolute(photo)
-        return self.extractor(read_place(path, self.settings.photos), path)
+        return read_place(path, self.settings.photos), path
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored.

@@ -25,7 +25,7 @@ demo: setup     ## ingest, enrol and identify on the bundled photos; writes demo
 	$(BIN)/facesearch demo --output demo-out
 
 test: setup     ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
 
 lint: setup     ## ruff and mypy
 	$(BIN)/ruff check .

@@ -123,14 +123,14 @@ def test_together_takes_what_others_ask_meanwhile() -> None:
     gate, sizes = threading.Event(), []
 
     def compute(batch: Sequence[int]) -> list[int]:
-        gate.wait(30)
         sizes.append(len(batch))
+        gate.wait(30)
         return list(batch)
 
     together = Together(compute, kind=lambda item: 0, most=lambda kind: 100, threads=1)
     with ThreadPoolExecutor(9) as pool:
         answers = [pool.submit(together, [i, i]) for i in range(9)]
-        while sum(len(waiting) for waiting in together._waiting.values()) < 16:
+        while sum(sizes) + sum(len(one) for one in list(together._waiting.values())) < 18:
             threading.Event().wait(0.01)
         gate.set()
         assert [answer.result() for answer in answers] == [[i, i] for i in range(9)]

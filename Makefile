@@ -33,7 +33,8 @@ lint: setup     ## ruff and mypy
 	$(BIN)/mypy
 
 bench: setup    ## run the benchmarks (quiet machine, half an hour); records in benchmarks/records/
-	$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock -r benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps autofaiss embedding-reader  # ask for numpy 1
 	$(BIN)/python -m benchmarks.run
 
 lock:           ## rewrite requirements.lock with the newest versions that pyproject.toml allows

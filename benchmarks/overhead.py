@@ -2,14 +2,15 @@
 
     python -m benchmarks.overhead --library DIR     # made there if need be: a million people
 
-Raw: `faiss_index.search(queries, rerank)` on the centred queries, with the index that facesearch
-itself has loaded, and all that FAISS does. Engine: embeddings as they leave the model to candidates
-with names and photos, as `identify` asks for them (5 a face): is the index up to date (file and
-database), centring, the same call of FAISS, exact scores of the `rerank` rows from the mapped
-vectors, one face an identity, means of people with several, and the names from the database.
+Scan: FAISS's `search(queries, rerank)` on the centred queries, with the index that facesearch
+itself has loaded. Call: what facesearch asks FAISS for, the same scan and FAISS's exact scores of
+the rows found (`IndexRefine`), of which the best 5 are returned: everybody has one face here.
+Engine: embeddings as they leave the model to candidates with names and photos, as `identify` asks
+for them (5 a face): is the index up to date (file and database), centring, that call, scores of
+what it returns, one face an identity, and the names from the database.
 
-Both answer the same queries in turn, in changing order, single and in batches of 256. Stated are
-medians of the times and the median of the ratios, query by query.
+All answer the same queries in turn, in changing order, single and in batches of 256. Stated are
+medians of the times and the medians of the ratios, query by query.
 """
 
 from __future__ import annotations
@@ -31,22 +32,35 @@ from facesearch.values import F32
 TOP = 5
 
 
-def compared(raw: Callable[[int], object], ours: Callable[[int], object], rounds: int) -> Any:
-    """Milliseconds of both, and how much more ours takes, over rounds that alternate."""
-    times = np.empty((rounds, 2))
+Ask = Callable[[int], object]
+
+
+def compared(scan: Ask, call: Ask, engine: Ask, rounds: int) -> Any:
+    """Milliseconds of each, and how much more the engine takes, over rounds that alternate."""
+    asked = (scan, call, engine)
+    times = np.empty((rounds, 3))
     for number in range(-3, rounds):
-        for which in (0, 1) if number % 2 else (1, 0):
+        for turn in range(3):
+            which = (turn + number) % 3
             before = time.perf_counter()
-            (raw, ours)[which](number)
+            asked[which](number)
             times[number, which] = time.perf_counter() - before
-    ratios = times[:, 1] / times[:, 0] - 1
+
+    def more(base: int) -> dict[str, Any]:
+        ratios = times[:, 2] / times[:, base] - 1
+        medians = np.median(times, axis=0)
+        return {
+            "median": round(float(np.median(ratios)), 4),
+            "of_medians": round(float(medians[2] / medians[base] - 1), 4),
+            "quartiles": np.round(np.percentile(ratios, (25, 75)), 4).tolist(),
+        }
+
+    percentiles = np.round(1e3 * np.percentile(times, (5, 50, 95), axis=0).T, 3).tolist()
     return {
         "rounds": rounds,
-        "raw_ms": np.round(1e3 * np.percentile(times[:, 0], (5, 50, 95)), 3).tolist(),
-        "engine_ms": np.round(1e3 * np.percentile(times[:, 1], (5, 50, 95)), 3).tolist(),
-        "overhead": round(float(np.median(ratios)), 4),
-        "overhead_of_medians": round(float(np.divide(*np.median(times, axis=0)[::-1]) - 1), 4),
-        "overhead_quartiles": np.round(np.percentile(ratios, (25, 75)), 4).tolist(),
+        **dict(zip(("scan_ms", "call_ms", "engine_ms"), percentiles, strict=True)),
+        "over_scan": more(0),
+        "over_call": more(1),
     }
 
 
@@ -61,6 +75,7 @@ def measure(library: Path, people: int, singles: int, batches: int) -> dict[str,
         assert index.generation is not None
         spec = index.generation.manifest.spec
         raw: Any = index.generation.index._index
+        refining: Any = index.generation.index.refining(index.generation.vectors)
         probes: F32 = population().faces(0, 16_384, photo=1)
         queries = index.compared(probes)
         query: Query = engine._query("default", TOP, None, None, None)
@@ -69,9 +84,10 @@ def measure(library: Path, people: int, singles: int, batches: int) -> dict[str,
             start = size * number % (len(of) - size)
             return np.ascontiguousarray(of[start : start + size])
 
-        def pair(size: int) -> tuple[Callable[[int], object], Callable[[int], object]]:
+        def ways(size: int) -> tuple[Ask, Ask, Ask]:
             return (
                 lambda number: raw.search(part(queries, number, size), spec.rerank),
+                lambda number: refining(part(queries, number, size), spec.rerank, TOP),
                 lambda number: query.search(part(probes, number, size)),
             )
 
@@ -81,8 +97,8 @@ def measure(library: Path, people: int, singles: int, batches: int) -> dict[str,
             "rerank": spec.rerank,
             "top": TOP,
             "template": query.template,
-            "single": compared(*pair(1), singles),
-            "batch_256": compared(*pair(256), batches),
+            "single": compared(*ways(1), singles),
+            "batch_256": compared(*ways(256), batches),
         }
 
 

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
+from pymilvus.exceptions import ConnectionConfigException, ParamError
 
 from facesearch.backends.backend import MovedError, State
 from facesearch.errors import (
@@ -432,6 +433,8 @@ class Milvus:
                 raise MovedError(
                     f"{self.where}: was built anew meanwhile; run the command again"
                 ) from err
+            if isinstance(err, (ParamError, ConnectionConfigException)):
+                raise BackendError(f"{self.where}: {said}") from err
             if err.code in _TRANSIENT or "not loaded" in said:
                 if err.code == 2:
                     self.close()

@@ -28,6 +28,9 @@ _BLOCK_SCORES = 2**22
 _SCORE_COMPONENTS = 2**18
 """Components gathered at a time by `score`: 1 MiB of float32, which stays in cache."""
 
+_FEW_COMPONENTS = 2**11
+"""Components that numpy converts in the time that five of its operations take to start."""
+
 _SIGN_EXPONENT_MANTISSA = np.int32(0x8FFF_E000 - 2**32)
 """The bits of a float16 that was sign-extended to 32 bits and shifted left by 13."""
 
@@ -73,6 +76,31 @@ class VectorIndex(Protocol):
         """
         ...
 
+    def refining(self, vectors: F16 | F32) -> Refining | None:
+        """A search of all rows that costs less than `search` and `score`; None if there is none.
+
+        Args:
+            vectors: (N, D), by which it scores what it finds.
+        """
+        ...
+
+
+class Refining(Protocol):
+    """A search whose rows were scored again before the best of them are returned."""
+
+    def __call__(self, queries: F32, fetch: int, keep: int) -> I64:
+        """The best rows of those that an index finds for each query.
+
+        Args:
+            queries: (Q, D) float32.
+            fetch: rows that the index finds.
+            keep: rows wanted of these, by their similarity; at most `fetch`.
+
+        Returns:
+            (Q, keep) int64 rows, -1 where there are no more.
+        """
+        ...
+
 
 class ExactIndex:
     """Brute force over rows in memory or in a memory map.
@@ -99,6 +127,9 @@ class ExactIndex:
         """As `VectorIndex.shared`: numpy's matrix product has threads of its own."""
         return work(queries)
 
+    def refining(self, vectors: F16 | F32) -> None:
+        """As `VectorIndex.refining`: scores are exact as it is."""
+
 
 def widen(vectors: F16 | F32, out: NDArray[np.int32] | None = None) -> F32:
     """Finite vectors as float32, bit for bit what `astype` gives, at an eighth of its cost.
@@ -111,7 +142,7 @@ def widen(vectors: F16 | F32, out: NDArray[np.int32] | None = None) -> F32:
         vectors: any shape.
         out: memory of that shape for the result.
     """
-    if vectors.dtype == np.float32:
+    if vectors.dtype == np.float32 or (vectors.size <= _FEW_COMPONENTS and out is None):
         return vectors.astype(np.float32, copy=False)
     half = np.ascontiguousarray(vectors).view(np.int16)
     bits = np.empty(half.shape, np.int32) if out is None else out
@@ -148,7 +179,9 @@ def score(queries: F32, vectors: F16 | F32, rows: I64) -> I64:
 def _scored(queries: F32, vectors: F16 | F32, rows: I64) -> I64:
     """`score` of few queries."""
     gathered: F16 | F32
-    if vectors.dtype == np.float16:
+    if rows.size * vectors.shape[1] <= _FEW_COMPONENTS:
+        gathered = widen(vectors.take(rows, axis=0, mode="clip"))
+    elif vectors.dtype == np.float16:
         half, wide = _scratch.of(rows.size * vectors.shape[1])
         half = half.reshape(*rows.shape, vectors.shape[1])
         vectors.take(rows, axis=0, out=half, mode="clip")

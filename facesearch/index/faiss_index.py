@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesearch.errors import FacesearchError, IndexFileError, UsageError
-from facesearch.index.exact import Mask, widen
+from facesearch.index.exact import Mask, Refining, widen
 from facesearch.index.spec import IndexSpec
 from facesearch.values import F16, F32, I64
 
@@ -165,6 +165,15 @@ class FaissIndex:
         parts = np.array_split(queries, 2 * threads)
         return np.concatenate(list(_crew(os.getpid(), threads).map(work, parts)))
 
+    def refining(self, vectors: F16 | F32) -> Refining | None:
+        """As `VectorIndex.refining`: FAISS reads float16 in place, memory maps too.
+
+        Its sums are rounded otherwise than those of `score`; the rows are told, not the scores.
+        """
+        if vectors.dtype != np.float16 or not vectors.flags.c_contiguous or not len(vectors):
+            return None
+        return _Refined(self, vectors)
+
     def save(self, sink: Sink) -> None:
         """Write the index in FAISS's own format.
 
@@ -200,6 +209,45 @@ class FaissIndex:
         if _is_transformed(self._index):
             return faiss.SearchParametersPreTransform(index_params=kind(**options))
         return kind(**options)
+
+
+class _Refined:
+    """FAISS's scan and FAISS's scores of what it found, in one call.
+
+    Args:
+        index: what finds rows.
+        vectors: (N, D) float16, contiguous; not copied.
+    """
+
+    def __init__(self, index: FaissIndex, vectors: F16 | F32) -> None:
+        self._of = index
+        self._bytes = vectors.reshape(-1).view(np.uint8)
+        self._rows = faiss.IndexScalarQuantizer(
+            vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        nobody = self._rows.codes.owner  # who keeps the memory is this object, not FAISS
+        self._rows.codes = faiss.MaybeOwnedVectorUInt8.create_view(
+            faiss.swig_ptr(self._bytes), self._bytes.size, nobody
+        )
+        self._rows.ntotal = len(vectors)
+        self._both = faiss.IndexRefine(index._index, self._rows)
+
+    def __call__(self, queries: F32, fetch: int, keep: int) -> I64:
+        """As `Refining`.
+
+        Raises:
+            IndexFileError: FAISS failed.
+        """
+        fetch, keep = min(fetch, len(self._of)), min(keep, len(self._of))
+        options = faiss.IndexRefineSearchParameters(
+            k_factor=(fetch + 0.5) / keep,
+            base_index_params=self._of._parameters(len(self._of), None),
+        )
+        with _translated(IndexFileError, "FAISS could not search; rebuild the index"):
+            rows: I64 = self._both.search(
+                np.ascontiguousarray(queries, np.float32), keep, params=options
+            )[1]
+        return rows
 
 
 class FlatRows:
@@ -244,6 +292,9 @@ class FlatRows:
     def shared(self, work: Callable[[F32], I64], queries: F32) -> I64:
         """As `VectorIndex.shared`: few rows, soon done."""
         return work(queries)
+
+    def refining(self, vectors: F16 | F32) -> None:
+        """As `VectorIndex.refining`: scores are exact as it is."""
 
 
 @cache

@@ -173,7 +173,7 @@ class LiveIndex:
         """How many identities have a face in scope, and how many faces these are."""
         state = self._state
         if scope.everything:
-            return state.people, state.base.enrolled_faces + state.delta.enrolled_faces
+            return state.people, state.enrolled_faces
         known, counts = self._counted
         if known != (state.revision, scope):
             parts = [segment.people(scope) for _, segment in state.segments]
@@ -306,6 +306,8 @@ class LiveIndex:
         """
         vectors = self._query(vectors, k)
         state = self._state
+        if state.people == state.enrolled_faces:  # one each: it is the mean
+            return matches_of(state, nearest(state, vectors, k, scope))
         keys = nearest(state, vectors, max(SHORTLIST, 4 * k), scope)
         several = state.several(rows_of(keys))
         if not np.count_nonzero(several):

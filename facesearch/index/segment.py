@@ -6,7 +6,9 @@ How a query is answered
 2. If brute force over those rows costs no more than the index (`VectorIndex.cost`), that is what
    runs: few rows allowed, few rows at all, or a large batch. An approximate index is never used
    where the exact answer is as cheap.
-3. Otherwise the index returns the recipe's `rerank` rows or more, scored again exactly.
+3. Otherwise the index returns the recipe's `rerank` rows or more, scored again exactly. Where all
+   rows, or nearly all, are allowed, FAISS sorts out the best of these first (`refining`): what it
+   keeps, about as many as are wanted, is scored again here.
 4. Stopping rule. A query is done once its fetched rows hold k answers (faces, or distinct
    identities), or all that are allowed: every row not fetched ranks below every row fetched, so
    the answer is exact with respect to what the index scans. Otherwise `_GROWTH` times as many rows
@@ -16,6 +18,7 @@ How a query is answered
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -31,6 +34,10 @@ _FACES_AN_IDENTITY = 4
 """Rows fetched at first for every identity wanted."""
 _LOOKUP_ROWS = 100
 """Looking up one identity's faces costs about as much as testing this many rows (measured)."""
+_NEARLY_ALL = 1.1
+"""Rows for each allowed one at the most for the index to search all of them."""
+_SOON_SCORED = 2**14
+"""Rows that are scored in less time than sharing them out to threads takes."""
 _GROWTH = 8
 _MOST_ROWS = 4096
 
@@ -178,6 +185,7 @@ class Segment:
     ) -> None:
         self.faces = faces
         self._index = index
+        self._refining = index.refining(faces.vectors) if rerank else None
         self._exact = ExactIndex(faces.vectors)
         self._rerank = rerank
         self._alive = alive
@@ -258,7 +266,7 @@ class Segment:
         allowed = self._allowed(self._alive, scope)
         fetch = max(k, self._rerank)
         kept, pending = self._by_index(
-            queries, k, fetch, allowed, partial(best, k=k), lambda available: available
+            queries, k, fetch, k, allowed, partial(best, k=k), lambda available: available
         )
         if len(pending):
             kept[pending] = top(queries[pending], self.faces.vectors, k, allowed)
@@ -267,10 +275,12 @@ class Segment:
     def search_identities(self, queries: F32, k: int, scope: Scope) -> I64:
         """The nearest face of each of the k nearest identities: (Q, k) keys, best first."""
         allowed = self._allowed(self._enrolled, scope)
+        faces_each = min(_FACES_AN_IDENTITY, self.enrolled_faces / max(1, self.enrolled))
         kept, pending = self._by_index(
             queries,
             k,
             max(k * _FACES_AN_IDENTITY, self._rerank),
+            math.ceil(k * faces_each),
             allowed,
             lambda keys: self._best_distinct(keys, k),
             lambda _: self._distinct(allowed, scope),
@@ -285,6 +295,7 @@ class Segment:
         queries: F32,
         k: int,
         fetch: int,
+        keep: int,
         allowed: Mask | None,
         reduce: Callable[[I64], I64],
         answers: Callable[[int], int],
@@ -295,6 +306,7 @@ class Segment:
             queries: (Q, D) float32.
             k: answers wanted a query.
             fetch: rows fetched at first.
+            keep: of these, how many probably hold k answers.
             allowed: the rows that may be returned; None for all.
             reduce: the (Q, k) best keys of (Q, fetch), best first.
             answers: how many answers there are, given the number of rows allowed.
@@ -305,14 +317,21 @@ class Segment:
         available = len(self) if allowed is None else int(np.count_nonzero(allowed))
         if not self._worthwhile(len(queries), fetch, available):
             return np.full((len(queries), k), EMPTY), np.arange(len(queries))
-        kept = self._fetch(queries, fetch, allowed, reduce)
+        more = len(self) / max(1, available)  # rows, for so many of them to be allowed
+        refined = self._refining is not None and 2 * keep <= fetch and more <= _NEARLY_ALL
+        if refined:
+            wanted = math.ceil(more * fetch), allowed, reduce, math.ceil(more * keep)
+            kept = self._fetch(queries, *wanted)
+        else:
+            kept = self._fetch(queries, fetch, allowed, reduce)
         # keys descend, so the n-th tells whether there are n
         pending = np.flatnonzero(kept[:, k - 1] == EMPTY)
         if len(pending):
             enough = min(k, answers(available))
             while True:
                 pending = pending[kept[pending, enough - 1] == EMPTY] if enough else pending[:0]
-                fetch *= _GROWTH
+                fetch *= 1 if refined else _GROWTH
+                refined = False
                 if not self._worthwhile(len(pending), fetch, available):
                     break
                 kept[pending] = self._fetch(queries[pending], fetch, allowed, reduce)
@@ -342,6 +361,8 @@ class Segment:
     def _best_distinct(self, keys: I64, k: int) -> I64:
         """`best_distinct` by identity; mostly the best k are of different ones already."""
         kept = best(keys, k)
+        if self.enrolled == self.enrolled_faces:
+            return kept
         identity_ids = self.faces.identity_ids
         ids = np.sort(identity_ids[np.maximum(rows_of(kept), 0)], axis=1)
         repeated, nobody = ids[:, 1:] == ids[:, :-1], ids[:, :1] <= 0
@@ -360,12 +381,28 @@ class Segment:
         )
 
     def _fetch(
-        self, queries: F32, fetch: int, allowed: Mask | None, reduce: Callable[[I64], I64]
+        self,
+        queries: F32,
+        fetch: int,
+        allowed: Mask | None,
+        reduce: Callable[[I64], I64],
+        keep: int = 0,
     ) -> I64:
-        """What `reduce` keeps of the (Q, fetch) keys of what the index finds, exactly scored."""
+        """What `reduce` keeps of the (Q, C) keys of what the index finds, exactly scored.
+
+        C is `fetch`, or `keep` if that is given and the index can sort those out.
+        """
+        refining = self._refining if keep else None
 
         def part(queries: F32) -> I64:
-            rows = self._index.search(queries, fetch, allowed)
+            if refining is None:
+                rows = self._index.search(queries, fetch, allowed)
+            else:
+                rows = refining(queries, fetch, keep)
+                if allowed is not None:
+                    rows = np.where(allowed[rows], rows, -1)
             return reduce(score(queries, self.faces.vectors, rows))
 
+        if refining is not None and len(queries) * keep <= _SOON_SCORED:
+            return part(queries)
         return self._index.shared(part, queries)

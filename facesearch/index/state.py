@@ -35,6 +35,11 @@ class State:
         """How many identities have a face."""
         return self.base.enrolled + int(np.count_nonzero(~self.base.holds(self.delta.identities)))
 
+    @property
+    def enrolled_faces(self) -> int:
+        """How many faces have an identity."""
+        return self.base.enrolled_faces + self.delta.enrolled_faces
+
     def holds(self, identities: I64) -> Mask:
         """Which of these identities have a face; for a few of them."""
         return self.base.holds(identities) | np.isin(identities, self.delta.faces.identity_ids)

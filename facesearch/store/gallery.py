@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -274,21 +276,31 @@ def faces_by_id(database: Database, face_ids: Iterable[int]) -> dict[int, FaceRe
 
 def candidates(database: Database, face_ids: Sequence[int]) -> dict[int, Enrolled]:
     """Who is enrolled with each of these faces, by face id; those that are gone are missing."""
-    found: dict[int, Enrolled] = {}
     ids = list(dict.fromkeys(face_ids))
-    for start in range(0, len(ids), _MANY):
-        wanted = ids[start : start + _MANY]
-        size = _FEW if len(wanted) <= _FEW else _MANY
-        given = wanted + wanted[-1:] * (size - len(wanted))
-        rows = database.peek(_candidates(size), **dict(zip(_names(size), given, strict=True)))
-        if len(rows) > len({row[0] for row in rows}):  # of a photo's files the first is told
-            rows.sort(key=lambda row: row[5] or "", reverse=True)
-        texts = [row[4] for row in rows]
-        if rows and isinstance(texts[0], str):  # SQLite has JSON as text
-            texts = json.loads(f"[{','.join(texts)}]")
-        for (face, identity, name, external, _, path), details in zip(rows, texts, strict=True):
-            found[face] = Enrolled(identity, name, external, details, from_text(path or ""))
+    parts = [ids[start : start + _MANY] for start in range(0, len(ids), _MANY)]
+    if len(parts) < 2:
+        return _enrolled(database, ids) if ids else {}
+    found: dict[int, Enrolled] = {}
+    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+        for part in pool.map(partial(_enrolled, database), parts):
+            found |= part
     return found
+
+
+def _enrolled(database: Database, ids: list[int]) -> dict[int, Enrolled]:
+    """`candidates` for at most `_MANY` different faces."""
+    size = _FEW if len(ids) <= _FEW else _MANY
+    given = ids + ids[-1:] * (size - len(ids))
+    rows = database.peek(_candidates(size), **dict(zip(_names(size), given, strict=True)))
+    if len(rows) > len({row[0] for row in rows}):  # of a photo's files the first is told
+        rows.sort(key=lambda row: row[5] or "", reverse=True)
+    texts = [row[4] for row in rows]
+    if rows and isinstance(texts[0], str):  # SQLite has JSON as text
+        texts = json.loads(f"[{','.join(texts)}]")
+    return {
+        face: Enrolled(identity, name, external, details, from_text(path or ""))
+        for (face, identity, name, external, _, path), details in zip(rows, texts, strict=True)
+    }
 
 
 def identities_by_id(

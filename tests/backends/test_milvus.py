@@ -47,7 +47,7 @@ def served(
     served = Served(
         library,
         lambda: Milvus(
-            milvus_server.url, uuid_, (library.collection.id, 0), 90, replicas=1, tuning=tuning
+            milvus_server.url, uuid_, (library.collection.id, 0), 60, replicas=1, tuning=tuning
         ),
     )
     served.build()

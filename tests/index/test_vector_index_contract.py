@@ -14,8 +14,8 @@ import pytest
 from facesearch.errors import IndexFileError, UsageError
 from facesearch.index import faiss_index
 from facesearch.index.disk import creating
-from facesearch.index.exact import ExactIndex, VectorIndex, top
-from facesearch.index.keys import unpack
+from facesearch.index.exact import ExactIndex, VectorIndex, score, top
+from facesearch.index.keys import best, unpack
 from facesearch.index.spec import IndexSpec, load_recipe
 from facesearch.values import F16, F32, I64
 from tests.index.made import people, recipe, units
@@ -84,6 +84,21 @@ def test_finds_neighbours(case: tuple[VectorIndex, float], vectors: F16, queries
     assert found.dtype == np.int64
     assert all(len(set(row)) == 10 for row in found.tolist())
     assert recall(found, unpack(top(queries, vectors, 10))[0]) >= wanted
+
+
+def test_refining_is_searching_and_scoring(
+    case: tuple[VectorIndex, float], vectors: F16, queries: F32
+) -> None:
+    refined = case[0].refining(vectors)
+    if refined is None:
+        assert isinstance(case[0], ExactIndex)
+        return
+    for fetch, keep in ((200, 20), (50, 50), (3, 1), (2 * len(vectors), 5)):
+        found = case[0].search(queries, min(fetch, len(vectors)), None)
+        keys = best(score(queries, vectors, found), keep)
+        # sums are rounded otherwise: where two are equal to 6 digits, either is as good
+        scores = unpack(np.sort(score(queries, vectors, refined(queries, fetch, keep)), axis=1))[1]
+        np.testing.assert_allclose(scores[:, ::-1], unpack(keys)[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.1, 0.01])

@@ -245,7 +245,7 @@ def main() -> None:
     embedding = gpus * value("gpu_faces_per_second")
     print("\n| faces | one GPU, h | 8 GPUs, h | two cores, h | stored by 1, h | by 8 writers, h |")
     for size in SIZES:
-        row = {
+        spent: dict[str, float] = {
             "faces": size,
             "gpu": hours(size, value("gpu_faces_per_second")),
             "gpus": hours(size, embedding),
@@ -253,8 +253,8 @@ def main() -> None:
             "store": hours(size, store),
             "stores": hours(size, store * writers),
         }
-        body["hours"].append(row)
-        print("|", " | ".join(f"{v:,.1f}" if v < 1e6 else f"{v:.0e}" for v in row.values()), "|")
+        body["hours"].append(spent)
+        print("|", " | ".join(f"{v:,.1f}" if v < 1e6 else f"{v:.0e}" for v in spent.values()), "|")
     for label, count in (("one writer", 1), ("8 writers", writers)):
         # 4 workers a GPU share it: while one stores, the others embed
         seen = simulated_rate(

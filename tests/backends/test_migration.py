@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 from facesearch.engine import Engine
-from facesearch.errors import UsageError
+from facesearch.errors import BackendError, BackendUnreachableError, UsageError
 from facesearch.index.adaptation import Adaptation, Evidence, write_adaptation
 from facesearch.migration import MARKER, migrate
 from facesearch.store import collections, transfer
@@ -268,3 +268,9 @@ def test_needs_postgres(original: Path, tmp_path: Path) -> None:
         pytest.raises(UsageError, match=r"needs index\.url"),
     ):
         engine.live(engine.collection())
+    with (
+        Engine.open(copy, index_backend="milvus", index_url="nonsense") as engine,
+        pytest.raises(BackendError, match="uri: nonsense is illegal") as told,
+    ):
+        engine.live(engine.collection())
+    assert not isinstance(told.value, BackendUnreachableError)  # so it was not tried again

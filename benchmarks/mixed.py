@@ -371,7 +371,7 @@ def main() -> None:
             known=min(32_768, given.people),
             rate=200.0,
             batch=20,
-            most=int(200 * given.seconds),
+            most=int(1.1 * 200 * given.seconds),  # more than it can add
             max_delta=given.max_delta,
         )
         third, half = given.alone / 3, given.seconds / 2

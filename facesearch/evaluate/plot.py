@@ -222,8 +222,9 @@ def _grid(x_axis: Axis, y_axis: Axis) -> list[str]:
         half = _width(text) / 2
         if x - half >= free:
             free = x + half + 6
+            inside = min(x, WIDTH - half)  # where the last one is wider than the margin
             parts.append(
-                f'<text class="tick" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">'
+                f'<text class="tick" x="{inside:.1f}" y="{bottom + 17}" text-anchor="middle">'
                 f"{escape(text)}</text>"
             )
     for tick in y_axis.ticks():

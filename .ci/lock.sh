@@ -23,11 +23,8 @@ WANTED
 grep '^torch==' requirements.lock >> "$work/wanted.txt"
 
 pip install --dry-run --ignore-installed --report "$work/report.json" -r "$work/wanted.txt"
-"$work/venv/bin/python" - "$work/report.json" "$work/wanted.txt" > "$work/lock" <<'LOCK'
+"$work/venv/bin/python" - "$work/report.json" > "$work/lock" <<'LOCK'
 import json, re, sys
-from packaging.requirements import Requirement
-wanted = map(Requirement, open(sys.argv[2]).read().splitlines())
-only = {one.name: f" ; {one.marker}" for one in wanted if one.marker}
 found = {}
 for item in json.load(open(sys.argv[1]))["install"]:
     name, version = item["metadata"]["name"].lower().replace("_", "-"), item["metadata"]["version"]
@@ -36,6 +33,6 @@ print("# Every package, exact: written by 'make lock'. PyTorch's version is rais
 print("# its CUDA build brings along is left to pip.")
 for name in sorted(found):
     if not re.match(r"(nvidia|cuda|triton)\b", name):
-        print(f"{name}=={found[name]}{only.get(name, '')}")
+        print(f"{name}=={found[name]}")
 LOCK
 cp "$work/lock" requirements.lock

@@ -48,13 +48,6 @@ PARTS = ("decode_ms", "detect_ms", "align_ms")
 F64 = NDArray[np.float64]
 
 
-class OneLook(Detector):
-    """Without the second look: what YuNet says at the scale where it is surest."""
-
-    def _second_look(self, levels: Sequence[Level], rows: F64) -> F64:
-        return rows
-
-
 class Untilted(Detector):
     """Without undoing the tilt of heads: looked at four times as the first look has them."""
 
@@ -74,7 +67,7 @@ VARIANTS: dict[str, Detector] = {
     "in float32": Detector(SPEC, in_torch("fp32")),
     "through OpenCV, for probes": Detector(SPEC),
     "heads left tilted": Untilted(SPEC),
-    "one look": OneLook(SPEC),
+    "one look": Detector(DetectSpec(second_look=False)),
     "one scale": Detector(DetectSpec(sizes=(1280,))),
     "three scales": Detector(DetectSpec(sizes=(320, 640, 1280))),
 }
@@ -211,12 +204,20 @@ def portraits(detector: Detector, step: int) -> Portraits:
 
 
 def search(found: Portraits) -> dict[str, Any]:
-    """Verification and open-set identification with the bundled model, one photo enrolled."""
+    """`judged` of the bundled model."""
+    embedder = load_embedder(EmbedSpec(device="cpu"), Path("/nonexistent"))
+    return judged(found.photos, embedder.embed(found.crops).vectors)
+
+
+def judged(photos: Sequence[str], vectors: F32) -> dict[str, Any]:
+    """Verification and open-set identification, one photo enrolled, of unit vectors (N, D).
+
+    Args:
+        photos: of `lfw-dev`, relative paths.
+        vectors: of the principal face of each.
+    """
     protocol = read_protocol(evaluation_data() / "lfw-dev")
-    vectors = (
-        load_embedder(EmbedSpec(device="cpu"), Path("/nonexistent")).embed(found.crops).vectors
-    )
-    row = {photo: i for i, photo in enumerate(found.photos)}
+    row = {photo: i for i, photo in enumerate(photos)}
 
     def of(photos: Sequence[str]) -> F32:
         chosen: F32 = vectors[[row[photo] for photo in photos]]

@@ -1,11 +1,13 @@
 """Landmarks: error on people held out of training, on another domain, and faces a second.
 
-    python -m benchmarks.landmarks [ROOT] [--dlib FOLDER] [--no-speed]
+    python -m benchmarks.landmarks [ROOT] [--plain FILE] [--dlib FOLDER] [--no-speed]
 
 ROOT is FACESEARCH_EVAL_DATA unless given; `landmarks68` and `groups` in it are used. Photos go
 through detection as at run time. Writes `records/landmarks.json` and `docs/landmarks-ced.svg`.
+`--plain FILE` also measures the plain network, with weights that training wrote; they do not ship.
 `--dlib FOLDER` also measures dlib's 68-point predictor: a folder with the packages `dlib` and
-`face_recognition_models`. It gets the faces that its own detector finds.
+`face_recognition_models`. It gets the faces that its own detector finds. It was trained on iBUG
+300-W, labelled otherwise than `landmarks68`, so that a part of its error is how labels differ.
 
 The error of a face is the mean distance of its 68 points over that of the outer corners of its
 eyes (NME). Intervals are over people, by bootstrap.
@@ -170,10 +172,13 @@ def main() -> None:
     """Measure, print, write the record and the plot."""
     parser = argparse.ArgumentParser()
     parser.add_argument("root", nargs="?", type=Path, default=evaluation_data())
+    parser.add_argument("--plain", type=Path)
     parser.add_argument("--dlib", type=Path)
     parser.add_argument("--no-speed", action="store_true")
     options = parser.parse_args()
     head = header()
+    if options.plain:
+        RUNS["plain"] = LandmarkSpec(network="plain", weights=str(options.plain), device="cpu")
     peer = dlib_predictor(options.dlib) if options.dlib else None
     record: dict[str, Any] = {"torch_threads": torch.get_num_threads()}
     curves: list[Series] = []

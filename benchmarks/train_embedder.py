@@ -1,57 +1,83 @@
 """Fine-tuning the bundled embedder on LFW, and training a small one from scratch.
 
-    python -m benchmarks.train_embedder [DATA] [--faces NPZ]             # train_embedder.json
-    python -m benchmarks.train_embedder [DATA] --scratch [--crops NPZ]   # train_scratch.json
+    python -m benchmarks.train_embedder [DATA] [--crops NPZ] [--made NPY]    # train_embedder.json
+    python -m benchmarks.train_embedder [DATA] --parts [--crops NPZ] [--made NPY] # train_parts.json
+    python -m benchmarks.train_embedder [DATA] --all [--crops NPZ] [--run FOLDER]   # train_all.json
+    python -m benchmarks.train_embedder [DATA] --scratch [--crops NPZ] [--run FOLDER]
+                                                                         # train_scratch.json
 
 The people of `lfw-dev` are split 60/20/20 at random (fixed seed): trained on, chosen by, tested on.
 
-- Tuning: a linear layer behind the network, every loss at several strengths; the configuration that
-  does best on the second part is tested on the third, where both models search the same faces
-  (`facesearch.identify.versus`): TPIR at FPIR 1 % with the bootstrap over people, paired, and
-  verification accuracy on the same pairs.
-- Scratch: a network of random weights, `mobile`, for a few epochs; tested on the third part.
+- Tuning: a linear layer behind the network with every loss at several strengths; with `--parts` the
+  last layer, and the last block. The best epoch by the second part is tested on the third, where
+  both models search the same faces (`facesearch.identify.versus`): TPIR at FPIR 1 % with the
+  bootstrap over people, paired, and verification accuracy on the same pairs.
+- All: likewise, every weight of the network.
+- Scratch: a network of random weights, `mobile`, for some epochs; the best by the second part is
+  tested on the third, beside the same network untrained.
+
+A run in `--run` that was stopped goes on; `--report` tests what it has reached, and trains no more.
+`--crops` and `--made` are caches: of the aligned faces, of what the frozen part makes of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from benchmarks.faces import Embedded, Faces, arguments, embedded, mean_of
-from benchmarks.record import RECORDS, evaluation_data, header, write
+from benchmarks.faces import mean_of
+from benchmarks.record import REPOSITORY, evaluation_data, header, write
+from facesearch.evaluate.bootstrap import draws_of, middle
+from facesearch.evaluate.metrics import verification
 from facesearch.faces.extract import Extraction, Extractor, principal
 from facesearch.faces.known_models import KNOWN, Preprocessing
+from facesearch.faces.networks import Network
 from facesearch.faces.weights import load_network, new_network
 from facesearch.identify.versus import compare
 from facesearch.index.centring import centred
 from facesearch.resources import shipped
 from facesearch.settings import DetectSpec, PhotoLimits
-from facesearch.train.embedder import EmbedderRun, measure, train
+from facesearch.train import checkpoint
+from facesearch.train.embedder import CHECKPOINT, CURVES, EmbedderRun, train
 from facesearch.train.faces_data import LabelledCrops, Split
-from facesearch.train.trace import read
-from facesearch.values import F32, I64
+from facesearch.train.held_out import measure, pairs
+from facesearch.train.trace import Trace, draw, read
+from facesearch.train.tune import Frozen, Trained
+from facesearch.values import F32, I64, Crops
 
 SEED = 7
 SHARES = (0.6, 0.8)
-RUNS = [
-    EmbedderRun(loss=loss, rate=rate, pull=pull, views=1, people=64, epochs=12, patience=0)
-    for loss, rate, pull in (
-        ("cosface", 1e-3, 5.0),
-        ("cosface", 1e-3, 50.0),
-        ("arcface", 1e-3, 5.0),
-        ("triplet", 1e-3, 5.0),
-        ("contrastive", 1e-4, 5.0),
-        ("sface", 1e-3, 5.0),
-        ("cosface", 3e-3, 1.0),
-    )
-]
-SCRATCH = EmbedderRun(part="all", loss="cosface", rate=2e-3, people=64, epochs=6, patience=0)
+CHUNK = 64
+ADAPTERS = (
+    ("adapter", "cosface", 1e-3, 5.0),
+    ("adapter", "cosface", 1e-3, 50.0),
+    ("adapter", "arcface", 1e-3, 5.0),
+    ("adapter", "triplet", 1e-3, 5.0),
+    ("adapter", "contrastive", 1e-4, 5.0),
+    ("adapter", "sface", 1e-3, 5.0),
+    ("adapter", "cosface", 3e-3, 1.0),
+)
+DEEPER = (
+    ("head", "cosface", 1e-5, 5.0),
+    ("head", "triplet", 1e-5, 5.0),
+    ("last", "cosface", 1e-5, 5.0),
+    ("last", "triplet", 1e-5, 5.0),
+)
+EPOCHS = {"adapter": 12, "head": 4, "last": 2}
+ALL = EmbedderRun(part="all", rate=1e-5, pull=5.0, people=32, epochs=2, patience=0)
+SCRATCH = EmbedderRun(
+    part="all", loss="triplet", rate=1e-3, pull=0.01, people=32, epochs=12, patience=0
+)
 
 
 def three_parts(people: I64, seed: int) -> list[NDArray[np.intp]]:
@@ -62,65 +88,122 @@ def three_parts(people: I64, seed: int) -> list[NDArray[np.intp]]:
     return [np.flatnonzero(np.isin(people, part)) for part in np.split(order, cuts)]
 
 
-def tuning(source: Embedded, seed: int) -> dict[str, Any]:
-    """Every configuration tuned, and the best of them tested."""
-    faces = Faces.of(source, "none")
-    people = faces.people
-    raw: F32 = np.asarray(source.plain * source.norms[:, None], np.float32)
-    learn, choose, test = three_parts(people, seed)
-    nothing = np.zeros((len(people), 0, 0, 3), np.uint8)
-    data = LabelledCrops(nothing, people, faces.names)
-    weights = shipped("models") / KNOWN[0].file
-    rows = []
-    for run in RUNS:
-        network = load_network("sface", weights)
+def labelled(folder: Path, cache: Path | None) -> LabelledCrops:
+    """The aligned faces of the folder's people."""
+    photos, crops = crops_of(folder, cache)
+    whose = [photo.partition("/")[0] for photo in photos]
+    names, people = np.unique(whose, return_inverse=True)
+    return LabelledCrops(crops, people.astype(np.int64), tuple(names.tolist()))
+
+
+def sface() -> Network:
+    """The bundled network."""
+    return load_network("sface", shipped("models") / KNOWN[0].file)
+
+
+def tuning(
+    data: LabelledCrops,
+    cache: Path,
+    strengths: Sequence[tuple[str, str, float, float]],
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Every configuration tuned, and tested; kept after each."""
+    learn, choose, test = three_parts(data.people, SEED)
+    made = {"last": made_by_body(data.crops, cache)}
+    end = Trained(sface(), "last").eval()
+    made["head"] = through(nn.Sequential(*list(sface().body.children())[end.cut :]), made["last"])
+    made["adapter"] = through(end, made["last"], np.float32)
+    plain = unit(made["adapter"])
+    rows: list[dict[str, Any]] = []
+    body: dict[str, Any] = {
+        "people": [len(np.unique(data.people[part])) for part in (learn, choose, test)],
+        "faces": [len(learn), len(choose), len(test)],
+        "runs": rows,
+    }
+    mean = mean_of(plain[learn], data.people[learn])
+    body["centred_instead"] = against(plain, centred(plain, mean), data.people, test)
+    for part, loss, rate, pull in strengths:
+        run = EmbedderRun(
+            part, loss, EPOCHS[part], rate=rate, pull=pull, views=1, people=64, patience=0
+        )
         with tempfile.TemporaryDirectory() as folder:
             trial = train(
                 run,
-                network,
+                sface(),
                 KNOWN[0].preprocessing,
                 data,
                 Split(learn, choose),
                 Path(folder),
-                lambda line: None,
+                lambda line: print("   ", line, flush=True),
                 scratch=False,
-                made=raw[None],
+                made=made[run.part][None],
             )
-            assert trial is not None
-            after = turned(trial.network, raw, weights)
+        assert trial is not None
+        end = Trained(trial.network, "last").eval()
+        after = unit(through(end, made["last"], np.float32))
         row: dict[str, Any] = {"run": dataclasses.asdict(run), "best_epoch": trial.epoch}
-        row |= {"chosen_by": against(source.plain, after, people, choose)}
-        row |= {"tested_on": against(source.plain, after, people, test)}
+        row |= {"chosen_by": against(plain, after, data.people, choose)}
+        row |= {"tested_on": against(plain, after, data.people, test)}
         rows.append(row)
         told = row["tested_on"]
-        print(run.loss, run.rate, run.pull, trial.epoch, told["gain"], told["gain_95"], flush=True)
-    mean = mean_of(source.plain[learn], people[learn])
-    return {
-        "people": {
-            name: len(np.unique(people[part]))
-            for name, part in (("learn", learn), ("choose", choose), ("test", test))
-        },
-        "faces": [len(learn), len(choose), len(test)],
-        "runs": rows,
-        "centred_instead": against(source.plain, centred(source.plain, mean), people, test),
-    }
+        print(run.part, run.loss, run.rate, run.pull, trial.epoch, told["gain"], told["gain_95"])
+        keep(body)
 
 
-def turned(network: Any, raw: F32, weights: Path) -> F32:
-    """The embeddings by a tuned network, whose last layer alone differs from the bundled one's.
+def made_by_body(crops: Crops, cache: Path) -> NDArray[np.float16]:
+    """(N, 1024, 7, 7): what the network makes of faces up to its last block; in a mapped file."""
+    if not cache.exists():
+        beside = cache.with_suffix(".part")
+        out = np.lib.format.open_memmap(beside, "w+", np.float16, (len(crops), 1024, 7, 7))
+        frozen = Frozen(sface(), "last").eval()
+        for start in range(0, len(crops), CHUNK):
+            some = crops[start : start + CHUNK]
+            out[start : start + CHUNK] = outputs(frozen, some, KNOWN[0].preprocessing)
+        out.flush()
+        beside.replace(cache)
+    return cast("NDArray[np.float16]", np.load(cache, mmap_mode="r"))
 
-    Both are linear in what comes before, so one follows from the other by the linear map between
-    the two last layers, which is found on random inputs.
-    """
-    import torch
 
-    before = load_network("sface", weights)
+def through(module: nn.Module, made: Any, kind: type = np.float16) -> Any:
+    """What a part of the network makes of (N, ...) outputs of the part before it."""
     with torch.inference_mode():
-        x = torch.randn(512, 1024, 7, 7, generator=torch.Generator().manual_seed(0))
-        a, b = before.head(x).double().numpy(), network.head(x).double().numpy()
-    one = np.hstack([a, np.ones((len(a), 1))])
-    moved = np.hstack([raw, np.ones((len(raw), 1))]) @ np.linalg.lstsq(one, b, rcond=None)[0]
-    return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), np.float32)
+        parts = [module(torch.tensor(some).float()).numpy() for some in chunks(made)]
+    return np.concatenate([part.astype(kind) for part in parts])
+
+
+def chunks(rows: Any) -> Iterator[Any]:
+    """Some rows at a time."""
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+
+
+def every_weight(data: LabelledCrops, kept: Path) -> dict[str, Any]:
+    """The whole network tuned, and tested."""
+    learn, choose, test = three_parts(data.people, SEED)
+    trial = train(
+        ALL,
+        sface(),
+        KNOWN[0].preprocessing,
+        data,
+        Split(learn, choose),
+        kept,
+        lambda line: print(line, flush=True),
+        scratch=False,
+        resume=(kept / CHECKPOINT).exists(),
+    )
+    assert trial is not None
+    before, after = (
+        unit(outputs(network, data.crops[test], KNOWN[0].preprocessing))
+        for network in (sface(), trial.network)
+    )
+    people = data.people[test]
+    return {
+        "run": dataclasses.asdict(ALL),
+        "faces": [len(learn), len(choose), len(test)],
+        "trace": read(kept / "trace.csv"),
+        "before": trial.before,
+        "best_epoch": trial.epoch,
+        "tested_on": against(before, after, people, np.arange(len(test))),
+    }
 
 
 def against(before: F32, after: F32, people: I64, rows: NDArray[np.intp]) -> dict[str, Any]:
@@ -152,70 +235,118 @@ def crops_of(folder: Path, cache: Path | None) -> tuple[tuple[str, ...], NDArray
     return tuple(names), np.stack(crops)
 
 
-def scratch(folder: Path, cache: Path | None, epochs: int) -> dict[str, Any]:
-    """A small network from random weights, on the first part; tested on the third."""
-    names, crops = crops_of(folder, cache)
-    _, people = np.unique([name.partition("/")[0] for name in names], return_inverse=True)
-    people = people.astype(np.int64)
-    learn, choose, test = three_parts(people, SEED)
-    data = LabelledCrops(crops, people, names)
-    run = dataclasses.replace(SCRATCH, epochs=epochs)
-    network = new_network("mobile", run.seed)
-    untrained = vectors_of(network, crops[test])
-    with tempfile.TemporaryDirectory() as scratch_folder:
-        trial = train(
-            run,
-            network,
+def scratch(data: LabelledCrops, kept: Path, *, report: bool) -> dict[str, Any]:
+    """A small network from random weights, on the first part; tested on the third.
+
+    Args:
+        data: the aligned faces.
+        kept: folder of the run.
+        report: test what it has reached, and train no more.
+    """
+    learn, choose, test = three_parts(data.people, SEED)
+    if not report:
+        train(
+            SCRATCH,
+            new_network("mobile", SCRATCH.seed),
             Preprocessing(),
             data,
             Split(learn, choose),
-            Path(scratch_folder),
+            kept,
             lambda line: print(line, flush=True),
             scratch=True,
+            resume=(kept / CHECKPOINT).exists(),
         )
-        trace = read(Path(scratch_folder) / "trace.csv")
-        plot = (Path(scratch_folder) / "trace.svg").read_text(encoding="utf-8")
-    assert trial is not None
-    (RECORDS.parent.parent / "docs" / "training-trace.svg").write_text(plot, encoding="utf-8")
-    vectors = vectors_of(trial.network, crops[test])
+    told, tensors = checkpoint.load(kept / CHECKPOINT)
+    with Trace(kept, CURVES, print, after=told["epoch"]) as trace:
+        plot = draw(trace.rows, CURVES)
+    (REPOSITORY / "docs" / "training-trace.svg").write_text(plot, encoding="utf-8")
+    best = Trained(new_network("mobile", SCRATCH.seed), SCRATCH.part)
+    best.load_state_dict(tensors["best"])
+    untrained, trained = (
+        unit(outputs(network.eval(), data.crops[test], Preprocessing()))
+        for network in (new_network("mobile", SCRATCH.seed), best)
+    )
+    people = data.people[test]
     return {
-        "run": dataclasses.asdict(run),
+        "run": dataclasses.asdict(SCRATCH),
+        "people": [len(np.unique(data.people[part])) for part in (learn, choose, test)],
         "faces": [len(learn), len(choose), len(test)],
-        "trace": trace,
-        "best_epoch": trial.epoch,
-        "untrained": measure(untrained, people[test]),
-        "trained": measure(vectors, people[test]),
+        "trace": trace.rows,
+        "epochs": told["epoch"],
+        "best_epoch": told["best_epoch"],
+        "verification": {
+            "untrained": verified(untrained, people),
+            "trained": verified(trained, people),
+        },
+        "search": against(untrained, trained, people, np.arange(len(test))),
     }
 
 
-def vectors_of(network: Any, crops: NDArray[np.uint8]) -> F32:
-    """Unit vectors by a network, as it is trained with: RGB, (x - 127.5) / 127.5."""
-    import torch
+def verified(vectors: F32, people: I64) -> dict[str, Any]:
+    """Verification accuracy in ten folds of pairs, and its 95 % interval by bootstrap over people.
 
+    The accuracy is the mean of that on pairs of one person and that on pairs of two; a pair counts
+    as often as the people in it are drawn.
+    """
+    rng = np.random.default_rng(0)
+    a, b, same = pairs(people, rng)
+    folds = rng.permutation(len(same)) % 10
+    scores = np.einsum("pd,pd->p", vectors[a], vectors[b])
+    thresholds = np.array(verification(scores, same, folds.astype(np.int64)).thresholds)
+    right = (scores >= thresholds[folds]) == same
+    labels, whose = np.unique(people, return_inverse=True)
+    found = []
+    for times in np.concatenate([np.ones((1, len(labels))), draws_of(len(labels), 1000, rng)]):
+        weights = times[whose[a]] * np.where(same, 1.0, times[whose[b]])
+        shares = [np.average(right[kind], weights=weights[kind]) for kind in (same, ~same)]
+        found.append(float(np.mean(shares)))
+    return {"pairs": len(same), "accuracy": found[0], "95 %": list(middle(np.array(found[1:])))}
+
+
+def outputs(module: nn.Module, crops: Crops, preprocessing: Preprocessing) -> F32:
+    """What a network, or a part of one, makes of aligned faces."""
     parts = []
     with torch.inference_mode():
-        network.eval()
-        for start in range(0, len(crops), 64):
-            x = torch.from_numpy(crops[start : start + 64, :, :, ::-1].copy()).permute(0, 3, 1, 2)
-            parts.append(network((x.float() - 127.5) / 127.5).numpy())
-    raw = np.concatenate(parts)
+        for some in chunks(crops):
+            x = torch.from_numpy(np.ascontiguousarray(some)).permute(0, 3, 1, 2)
+            x = x.flip(1) if preprocessing.order == "rgb" else x
+            x = (x.float() - preprocessing.mean) / preprocessing.scale
+            parts.append(module(x.contiguous(memory_format=torch.channels_last)).numpy())
+    return np.concatenate(parts)
+
+
+def unit(raw: NDArray[Any]) -> F32:
+    """(N, D) rows brought to unit length."""
     return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True), np.float32)
 
 
 def main() -> None:
     """Tune, or train from scratch; write the record."""
     root = evaluation_data() / "lfw-dev" / "photos"
-    parser = arguments(__doc__, root, "a folder for each person")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("data", type=Path, nargs="?", default=root, help="a folder for each person")
+    parser.add_argument("--parts", action="store_true", help="tune the last layer, the last block")
+    parser.add_argument("--report", action="store_true", help="from scratch: train no more")
+    parser.add_argument("--all", action="store_true", help="tune every weight")
     parser.add_argument("--scratch", action="store_true", help="train from random weights")
     parser.add_argument("--crops", type=Path, help="cache of aligned faces, .npz")
-    parser.add_argument("--epochs", type=int, default=SCRATCH.epochs, help="from scratch")
+    parser.add_argument("--made", type=Path, help="cache of the frozen part's outputs, .npy")
+    parser.add_argument("--run", type=Path, help="folder of the run, to go on in")
     options = parser.parse_args()
-    head = header()
-    if options.scratch:
-        print(write("train_scratch", head, scratch(options.data, options.crops, options.epochs)))
-    else:
-        body = tuning(embedded(options.data, options.faces), SEED)
-        print(write("train_embedder", head, {"seed": SEED, **body}))
+    head = {**header(), "seed": SEED}
+    data = labelled(options.data, options.crops)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = options.run or Path(folder)
+        cache = options.made or Path(folder) / "made.npy"
+        if options.scratch:
+            body = scratch(data, kept, report=options.report)
+            print(write("train_scratch", head, body))
+        elif options.all:
+            print(write("train_all", head, every_weight(data, kept)))
+        elif options.parts:
+            tuning(data, cache, DEEPER, lambda body: print(write("train_parts", head, body)))
+        else:
+            tuning(data, cache, ADAPTERS, lambda body: print(write("train_embedder", head, body)))
 
 
 if __name__ == "__main__":

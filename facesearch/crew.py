@@ -27,8 +27,16 @@ if TYPE_CHECKING:
     from facesearch.settings import Settings
 
 
-READERS, LEAST_READERS = 4, 8
+READERS, LEAST_READERS = 4, 16
 """Photos in hand a core, and at least: some are read while others are looked at together."""
+NEEDED = (
+    "facesearch.faces.torch_embed",
+    "facesearch.faces.torch_yunet",
+    "facesearch.ingest.video",
+    "facesearch.ingest.worker",
+    "facesearch.photos.find",
+)
+"""What every worker imports, torch above all."""
 
 
 class Crew(Parts):
@@ -118,7 +126,7 @@ class Crew(Parts):
         threads = max(1, self.threads // workers)
         settings = self.settings.override(embed_threads=threads)
         member = partial(_member, self.root, settings, self._model_given, task)
-        return team.run([member] * workers, progress)
+        return team.run([member] * workers, progress, NEEDED)
 
     def _ingest(self, task: Task, progress: Callable[[Report], None]) -> Report:
         """This process's part of a task."""

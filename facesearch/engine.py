@@ -396,7 +396,7 @@ class Engine(Upgrades):
         """68 landmarks of every face in a photo, and what they say of the heads.
 
         Args:
-            photo: its path.
+            photo: its path, or a URL.
             picture: write the photo with the landmarks drawn here.
 
         Raises:
@@ -405,10 +405,8 @@ class Engine(Upgrades):
         """
         from facesearch.faces.landmarked import draw, landmarked
         from facesearch.identify.annotate import save
-        from facesearch.photos.place import read_place
 
-        path = os.path.abspath(os.fspath(photo))
-        decoded, found = self.extractor.faces(read_place(path, self.settings.photos), path)
+        decoded, found = self.extractor.faces(*self._read(photo))
         answer = landmarked(decoded, found, self.landmarker)
         if picture is not None:
             save(draw(decoded, answer), Path(picture))

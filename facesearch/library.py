@@ -119,6 +119,7 @@ CONFIG_TEMPLATE = """\
 
 [detect]
 # min_face = 16.0             # shortest side of a face kept, pixels of the photo
+# second_look = true          # look at every face found again, closely; false is faster, less exact
 # score = 0.7                 # least confidence of the detector
 
 [embed]

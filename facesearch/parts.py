@@ -118,10 +118,11 @@ class Parts:
     @cached_property
     def bulk_extractor(self) -> Extractor:
         """`extractor` for very many photos, several times as many at once as there are cores."""
-        from facesearch.faces.device import pick_device
+        from facesearch.faces.device import keep_freed_memory, pick_device
         from facesearch.faces.extract import Extractor
         from facesearch.faces.torch_yunet import TorchYuNet
 
+        keep_freed_memory()
         embed = self.settings.embed
         device = pick_device(embed.device)
 
@@ -533,11 +534,15 @@ class Parts:
         Raises:
             PhotoError: the photo cannot be read.
         """
+        return self.extractor(*self._read(photo))
+
+    def _read(self, photo: str | os.PathLike[str]) -> tuple[bytes, str]:
+        """The bytes of a photo on a disk, in an archive or at a URL, and its absolute path."""
         from facesearch.photos import remote
         from facesearch.photos.place import read_place
 
         path = remote.absolute(photo)
-        return self.extractor(read_place(path, self.settings.photos), path)
+        return read_place(path, self.settings.photos), path
 
     def _extract(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
         """A photo's aligned faces; or its sha256 alone where `known` says it is stored.

@@ -44,12 +44,15 @@ class DetectSpec:
         score: least detector confidence kept, 0..1.
         iou: boxes overlapping by at least this much are one face.
         min_face: shortest side of a face kept, in pixels of the original photo.
+        second_look: whether every face found is looked at again, closely; without, landmarks are
+            less exact, but a photo takes less time.
     """
 
     sizes: tuple[int, ...] = (320, 1280)
     score: float = 0.7
     iou: float = 0.5
     min_face: float = 16.0
+    second_look: bool = True
 
 
 @dataclass(frozen=True, slots=True)

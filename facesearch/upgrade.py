@@ -23,9 +23,10 @@ import numpy as np
 
 from facesearch.crew import Crew
 from facesearch.errors import NotFoundError, UsageError
-from facesearch.store import calibrations, crops, feed, jobs, upgrades
+from facesearch.store import calibrations, crops, feed, jobs, reembeddings, upgrades
 from facesearch.store.collections import DEFAULT, Collection
-from facesearch.store.upgrades import StoredPhoto, VectorSet
+from facesearch.store.reembeddings import StoredPhoto
+from facesearch.store.upgrades import VectorSet
 from facesearch.values import F32, I64, Crops, Failure, JSONValue, ModelContract
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Upgrades(Crew):
         """The photos whose faces could not be embedded for the set of vectors of that number."""
         found = self.collection(collection)
         view = upgrades.view(found, number, found.contract)
-        return upgrades.failures(self.database, view)
+        return reembeddings.failures(self.database, view)
 
     def _go_over(
         self,
@@ -196,7 +197,7 @@ class Upgrades(Crew):
             Shift(self.database, number, report) as shift,
         ):
             view = upgrades.begin(self.database, found, contract)
-            upgrades.free(self.database, view)
+            reembeddings.free(self.database, view)
             again = Reembedder(
                 self.database, view, self._crops_again, embedder, self.threads, shift, progress
             )
@@ -230,7 +231,7 @@ class Upgrades(Crew):
             report.photos,
             report.faces,
             missing,
-            tuple(upgrades.failures(self.database, view)) if missing else (),
+            tuple(reembeddings.failures(self.database, view)) if missing else (),
             calibration,
             compared,
             warnings,

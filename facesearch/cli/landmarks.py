@@ -13,7 +13,7 @@ from facesearch.cli.common import Device, Json, emit, say, tell
 
 
 def landmarks(
-    photo: Annotated[Path, typer.Argument(help="A photo; nothing of it is stored.")],
+    photo: Annotated[Path, typer.Argument(help="A photo, or its URL; nothing of it is stored.")],
     picture: Annotated[
         Path | None,
         typer.Option("--picture", "-o", help="Write the photo with the landmarks drawn here."),

@@ -19,7 +19,7 @@ def landmarks(
         Path, typer.Option("--output", "-o", help="Folder of the run: weights, trace, checkpoint.")
     ] = Path("landmarks-run"),
     network: Annotated[str, typer.Option(help="heat or plain.")] = "heat",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos, at most.")] = 48,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos, at most.")] = 28,
     batch: Annotated[int, typer.Option(min=2, help="Faces a step.")] = 16,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
     cool: Annotated[

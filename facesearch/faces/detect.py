@@ -47,6 +47,8 @@ TILT = 2.0
 """How much further than the first looks say a face is turned upright. YuNet's landmarks show only
 0.37 of a head's tilt; undoing all of it (2.7) would enlarge their noise as much."""
 
+DECODED = 1280
+"""Longer side, in pixels, below which decoding becomes hardly faster: entropy coding remains."""
 MOST_FACES = 64
 """Candidates cut out at once."""
 
@@ -65,7 +67,7 @@ class Detector:
     """The face detector, loaded. `detect` may be called from any number of threads.
 
     Args:
-        spec: scales, confidence, overlap and smallest face.
+        spec: scales, confidence, overlap, smallest face and number of looks.
         load: gives YuNet for a least confidence; the default runs it through OpenCV.
 
     Raises:
@@ -74,22 +76,27 @@ class Detector:
 
     def __init__(self, spec: DetectSpec, load: Callable[[float], Finder] = YuNet) -> None:
         self._spec = spec
-        self._yunet = load(min(CANDIDATE, spec.score))
+        self._yunet = load(min(CANDIDATE, spec.score) if spec.second_look else spec.score)
 
     @property
     def wanted(self) -> int:
-        """Longer side, in pixels, that a photo has to be decoded at; more is of no use here."""
-        return max(self._spec.sizes)
+        """Longer side, in pixels, that a photo has to be decoded at; more is of no use here.
+
+        At least `DECODED`, should the detector need less: a crop of a small face would want it.
+        """
+        return max(*self._spec.sizes, DECODED)
 
     def detect(self, photo: Photo) -> Detections:
         """Every face in a photo, in pixels of the upright original, most confident first.
 
         Returns:
             N faces, none nearer to another than the spec allows. A score is the mean confidence of
-            the four second looks.
+            the four second looks, or that of the first where it is the only one.
         """
         levels = self._levels(photo.pixels)
-        rows = self._distinct(self._second_look(levels, self._first_look(levels)))
+        rows = self._first_look(levels)
+        if self._spec.second_look:
+            rows = self._distinct(self._second_look(levels, rows))
         points = photo.to_original(rows[:, :14].reshape(-1, 7, 2))
         boxes = points[:, :2].reshape(-1, 4)
         large = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= self._spec.min_face

@@ -4,7 +4,8 @@ Figures are in docs/models.md. What makes it fast and keeps it accurate:
 
 - SFace, depthwise convolutions and PReLU throughout, runs in oneDNN's own tensor layout from end to
   end: there both are several times as fast as in torch's layouts. IResNet's dense 3x3 convolutions
-  gain nothing from it and stay in channels-last.
+  gain nothing from it and stay in channels-last. So does YuNet: its ReLUs can be part of the
+  convolutions before them there, and what lies between convolutions is faster.
 - In bfloat16 biases stay float32: torch's ordinary convolution would round them.
 - In bfloat16 each 3x3 filter is rounded so that its nine taps keep their sum. Neighbouring pixels
   of a face are nearly equal, so what a filter's rounding errors do is mostly their sum, which plain
@@ -20,12 +21,26 @@ from torch import Tensor, nn
 
 from facesearch.faces.networks import Network, SFace
 
+_POINTWISE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+"""A convolution followed by a function of each value; torch's compiler uses it, not all builds have
+it."""
+
 
 class Convolution(nn.Module):
-    """A convolution with a float32 bias, whatever the type of weights and input."""
+    """A convolution with a float32 bias, whatever the type of weights and input.
 
-    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, *, opaque: bool) -> None:
+    Args:
+        layer: what it computes.
+        dtype: float32 or bfloat16.
+        opaque: its input will be in oneDNN's own layout.
+        relu: negative output becomes 0.
+    """
+
+    def __init__(
+        self, layer: nn.Conv2d, dtype: torch.dtype, *, opaque: bool, relu: bool = False
+    ) -> None:
         super().__init__()
+        self._relu = relu
         weight = round_keeping_sums(layer.weight, dtype)
         self.weight = (
             weight.to_mkldnn() if opaque else weight.contiguous(memory_format=torch.channels_last)
@@ -37,9 +52,12 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Output in the type and layout of the input."""
-        return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        )
+        how = self.padding, self.stride, self.dilation, self.groups
+        if not self._relu:
+            return torch.mkldnn_convolution(x, self.weight, self.bias, *how)
+        if _POINTWISE is not None:  # in one pass over memory
+            return cast("Tensor", _POINTWISE(x, self.weight, self.bias, *how, "relu", [], ""))
+        return torch.relu_(torch.mkldnn_convolution(x, self.weight, self.bias, *how))
 
 
 class OpaquePReLU(nn.Module):

@@ -18,8 +18,9 @@ K = TypeVar("K", bound=Hashable)
 class Together(Generic[T, R, K]):
     """Computes items in batches, whichever threads they come from; each caller gets its own back.
 
-    Nobody waits for a batch to fill: what has come while the threads computed is the next one. So
-    batches grow with the number of callers, and a lone caller waits for nothing.
+    Nobody waits for a batch to fill unless another is being computed anyway: what has come
+    meanwhile is the next one. So batches grow with the number of callers, a lone caller waits for
+    nothing, and further threads join in where there are full batches for them.
 
     Args:
         compute: results of a batch of items of one kind, in order.
@@ -39,6 +40,9 @@ class Together(Generic[T, R, K]):
         self._kind = kind
         self._most = most
         self._waiting: dict[K, deque[tuple[T, Future[R]]]] = {}
+        self._passed: Counter[K] = Counter()
+        self._patience = threads
+        self._computing = 0
         self._lock = threading.Lock()
         self._pool = single_core_threads(threads, "facesearch-look")
 
@@ -51,30 +55,43 @@ class Together(Generic[T, R, K]):
                 self._waiting.setdefault(kind, deque()).append(one)
         for kind, count in Counter(kinds).items():  # as many as it takes, should nobody else ask
             for _ in range(-(-count // self._most(kind))):
-                self._pool.submit(self._next_batch)
+                self._pool.submit(self._batches)
         return [future.result() for _, future in mine]
 
-    def _next_batch(self) -> None:
-        """Compute a batch of the kind that has waited longest, if anything is left."""
-        batch = self._taken()
-        if not batch:
-            return
-        try:
-            results = self._compute([item for item, _ in batch])
-        except BaseException as err:  # noqa: BLE001 - for those who asked
-            for _, future in batch:
-                future.set_exception(err)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+    def _batches(self) -> None:
+        """Compute batches until none is left that this thread should take."""
+        while batch := self._taken():
+            try:
+                results = self._compute([item for item, _ in batch])
+            except BaseException as err:  # noqa: BLE001 - for those who asked
+                for _, future in batch:
+                    future.set_exception(err)
+            else:
+                for (_, future), result in zip(batch, results, strict=True):
+                    future.set_result(result)
+            finally:
+                with self._lock:
+                    self._computing -= 1
 
     def _taken(self) -> list[tuple[T, Future[R]]]:
+        """The next batch. None if nothing waits, or too little while another thread computes."""
         with self._lock:
-            if not self._waiting:
+            kind = next((kind for kind in self._waiting if self._ripe(kind)), None)
+            if kind is None:
                 return []
-            kind = next(iter(self._waiting))
+            for other in self._waiting:
+                if other == kind:
+                    break
+                self._passed[other] += 1
             waiting = self._waiting.pop(kind)
+            del self._passed[kind]
             batch = [waiting.popleft() for _ in range(min(len(waiting), self._most(kind)))]
             if waiting:  # behind the other kinds
                 self._waiting[kind] = waiting
+            self._computing += 1
             return batch
+
+    def _ripe(self, kind: K) -> bool:
+        """Whether what waits of a kind is worth a batch now."""
+        full = len(self._waiting[kind]) >= self._most(kind)
+        return full or not self._computing or self._passed[kind] >= self._patience

@@ -9,6 +9,7 @@ so those that several threads ask about at the same time go in together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import cast
 
 import cv2
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from facesearch.errors import ModelError
 from facesearch.faces import device as devices
-from facesearch.faces.onednn import rewrite
+from facesearch.faces.onednn import Convolution
 from facesearch.faces.together import Together
 from facesearch.faces.yunet import CANDIDATES, OVERLAP, sound
 from facesearch.resources import shipped
@@ -44,14 +45,13 @@ class Unit(nn.Module):
 
     def __init__(self, before: int, after: int, *, output: bool = False) -> None:
         super().__init__()
-        self.pointwise = nn.Conv2d(before, after, 1)
-        self.depthwise = nn.Conv2d(after, after, 3, padding=1, groups=after)
-        self._output = output
+        self.pointwise: nn.Module = nn.Conv2d(before, after, 1)
+        self.depthwise: nn.Module = nn.Conv2d(after, after, 3, padding=1, groups=after)
+        self.activation: nn.Module = nn.Identity() if output else nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, before, H, W) to (N, after, H, W)."""
-        y = cast("Tensor", self.depthwise(self.pointwise(x)))
-        return y if self._output else torch.relu_(y)
+        return cast("Tensor", self.activation(self.depthwise(self.pointwise(x))))
 
 
 class YuNetNetwork(nn.Module):
@@ -59,7 +59,8 @@ class YuNetNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.first: nn.Module = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.activation: nn.Module = nn.ReLU(inplace=True)
         self.stem = Unit(16, 16)
         self.narrow = nn.Sequential(Unit(16, 16), Unit(16, 32), Unit(32, 32), Unit(32, 64))
         self.wide = nn.ModuleList(
@@ -70,25 +71,50 @@ class YuNetNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) pixels, sides multiples of 32, to (N, 16, H / s, W / s) of each stride s."""
-        x = torch.max_pool2d(self.stem(torch.relu_(self.first(x))), 2)
+        x = halved(self.stem(self.activation(self.first(x))))
         x = self.narrow(x)
         levels = []
         for wide in self.wide:
-            x = wide(torch.max_pool2d(x, 2))
+            x = wide(halved(x))
             levels.append(x)
         x = self.neck[-1](levels[-1])
         outputs = [self.heads[-1](x)]
         for grid in range(len(STRIDES) - 2, -1, -1):
-            x = self.neck[grid](levels[grid] + _doubled(x))
+            doubled = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = self.neck[grid](levels[grid] + doubled)
             outputs.append(self.heads[grid](x))
         return outputs[::-1]
 
 
-def _doubled(x: Tensor) -> Tensor:
-    """Every pixel as 2 x 2."""
-    dense = x.to_dense() if x.is_mkldnn else x
-    larger = nn.functional.interpolate(dense, scale_factor=2.0, mode="nearest")
-    return larger.to_mkldnn() if x.is_mkldnn else larger
+def halved(x: Tensor) -> Tensor:
+    """The largest of every 2 x 2 values, none negative, (N, C, H, W) to (N, C, H / 2, W / 2).
+
+    Six times as fast on the CPU as torch's pooling: where nothing is negative, floating-point
+    numbers are in the order of their bits, and integers are compared many at a time.
+    """
+    whole = torch.int16 if x.itemsize == 2 else torch.int32
+    bits = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).view(whole)
+    n, height, width, channels = bits.shape
+    rows = bits.view(n, height // 2, 2, width, channels)
+    rows = torch.maximum(rows[:, :, 0], rows[:, :, 1])
+    pairs = rows.view(n, height // 2, width // 2, 2, channels)
+    return torch.maximum(pairs[:, :, :, 0], pairs[:, :, :, 1]).view(x.dtype).permute(0, 3, 1, 2)
+
+
+def to_onednn(network: YuNetNetwork, dtype: torch.dtype) -> None:
+    """Rewrite the network, in place, to compute in `dtype` (float32, bfloat16) on the CPU."""
+
+    def rewritten(layer: nn.Module, *, relu: bool) -> Convolution:
+        assert isinstance(layer, nn.Conv2d)
+        return Convolution(layer, dtype, opaque=False, relu=relu)
+
+    with torch.no_grad():
+        network.first, network.activation = rewritten(network.first, relu=True), nn.Identity()
+        for unit in [module for module in network.modules() if isinstance(module, Unit)]:
+            relu = isinstance(unit.activation, nn.ReLU)
+            unit.pointwise = rewritten(unit.pointwise, relu=False)
+            unit.depthwise = rewritten(unit.depthwise, relu=relu)
+            unit.activation = nn.Identity()
 
 
 class TorchYuNet:
@@ -111,10 +137,9 @@ class TorchYuNet:
         self._device = device
         on_cpu = device.type == "cpu"
         self._dtype = devices.pick_dtype(device, precision) if on_cpu else torch.float32
-        self._opaque = on_cpu and devices.has_onednn()
         network = load()
-        if self._opaque:
-            rewrite(network, self._dtype, opaque=True)
+        if on_cpu and devices.has_onednn():
+            to_onednn(network, self._dtype)
         else:
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = network
@@ -126,22 +151,14 @@ class TorchYuNet:
 
     def _found(self, pictures: Sequence[Pixels]) -> list[F32]:
         """The faces in pictures of one padded size."""
-        planes = torch.from_numpy(_planes(pictures))
+        pixels = torch.from_numpy(_stacked(pictures))
         with torch.inference_mode():
             if self._device.type == "cuda":
-                planes = planes.pin_memory().to(self._device, non_blocking=True)
-            x = planes.to(self._device).to(self._dtype)
-            if self._opaque:
-                x = x.to_mkldnn()
-            outputs = [y.to_dense() if self._opaque else y for y in self._network(x)]
-            rows = [
-                _rows(y, stride, self._score) for y, stride in zip(outputs, STRIDES, strict=True)
-            ]
-        together = np.concatenate(rows)
-        return [
-            _suppressed(together[together[:, 15] == i, :15], self._score)
-            for i in range(len(pictures))
-        ]
+                pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+            x = pixels.to(self._device).permute(0, 3, 1, 2).to(self._dtype)
+            outputs = self._network(x)
+            rows = _rows(outputs, self._score)
+        return [_suppressed(rows[rows[:, 15] == i, :15], self._score) for i in range(len(pictures))]
 
 
 def load() -> YuNetNetwork:
@@ -170,27 +187,38 @@ def _fits(size: tuple[int, int]) -> int:
     return max(1, MOST_PIXELS // (size[0] * size[1]))
 
 
-def _planes(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
-    """(N, 3, H, W) BGR of pictures of one padded size; what is added is black."""
-    planes = np.zeros((len(pictures), 3, *_padded_size(pictures[0])), np.uint8)
-    for picture, padded in zip(pictures, planes, strict=True):
+def _stacked(pictures: Sequence[Pixels]) -> NDArray[np.uint8]:
+    """(N, H, W, 3) BGR of pictures of one padded size; what is added is black."""
+    stacked = np.zeros((len(pictures), *_padded_size(pictures[0]), 3), np.uint8)
+    for picture, padded in zip(pictures, stacked, strict=True):
         height, width = picture.shape[:2]
-        for channel, plane in enumerate(padded):
-            cv2.extractChannel(picture, channel, plane[:height, :width])
-    return planes
+        padded[:height, :width] = picture
+    return stacked
 
 
-def _rows(output: Tensor, stride: int, score: float) -> F32:
-    """(n, 16) finds of a grid: box x1 y1 x2 y2, landmarks, confidence, number of the picture."""
-    sure = (output[:, CLASS].float().sigmoid() * output[:, OBJECT].float().sigmoid()).sqrt()
-    picture, row, column = (sure >= score).nonzero(as_tuple=True)
-    values = output[picture, :, row, column].float()
-    at = torch.stack([column, row], dim=1).float()
+def _rows(outputs: Sequence[Tensor], score: float) -> F32:
+    """(n, 16) finds of all grids: box x1 y1 x2 y2, landmarks, confidence, number of the picture."""
+    cells = torch.cat([y.permute(0, 2, 3, 1).flatten(1, 2) for y in outputs], dim=1)
+    sure = (cells[..., CLASS].float().sigmoid() * cells[..., OBJECT].float().sigmoid()).sqrt()
+    picture, cell = (sure >= score).nonzero(as_tuple=True)
+    values = cells[picture, cell].float().cpu().numpy()
+    stride, at = _grid(tuple((y.shape[2], y.shape[3]) for y in outputs))
+    cell_numbers = cell.cpu().numpy()
+    stride, at = stride[cell_numbers], at[cell_numbers]
     middle = (values[:, 1:3] + at) * stride
-    half = values[:, 3:5].exp() * (stride / 2)
-    points = (values[:, LANDMARKS].view(-1, 5, 2) + at[:, None]) * stride
-    columns = [middle - half, middle + half, points.flatten(1), sure[picture, row, column, None]]
-    return cast("F32", torch.cat([*columns, picture[:, None].float()], dim=1).cpu().numpy())
+    half = np.exp(values[:, 3:5]) * (stride / 2)
+    points = (values[:, LANDMARKS].reshape(-1, 5, 2) + at[:, None]) * stride[:, None]
+    confidence = sure[picture, cell].cpu().numpy()
+    columns = [middle - half, middle + half, points.reshape(-1, 10), confidence[:, None]]
+    return np.concatenate([*columns, picture.cpu().numpy()[:, None]], axis=1, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def _grid(sizes: tuple[tuple[int, int], ...]) -> tuple[F32, F32]:
+    """Of all cells of grids of (height, width), finest first: (n, 1) stride, (n, 2) column, row."""
+    places = [np.indices(size, np.float32)[::-1].reshape(2, -1).T for size in sizes]
+    strides = np.repeat(STRIDES, [len(one) for one in places]).astype(np.float32)
+    return strides[:, None], np.concatenate(places)
 
 
 def _suppressed(rows: F32, score: float) -> F32:

@@ -18,10 +18,10 @@ from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
 from facesearch.ingest.worker import BATCH_FACES, POLL_SECONDS, WINDOW, bounded_map
-from facesearch.store import upgrades
+from facesearch.store import reembeddings
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
-from facesearch.store.upgrades import StoredPhoto
+from facesearch.store.reembeddings import StoredPhoto
 from facesearch.values import Crops, Failure
 
 CHANGED = "changed"
@@ -91,7 +91,7 @@ class Reembedder:
                         pending, faces = [], 0
                 self._flush(pending, report)
                 if not claimed:
-                    if not self._ask(upgrades.in_hand, self.view, self.shift.worker):
+                    if not self._ask(reembeddings.in_hand, self.view, self.shift.worker):
                         return
                     time.sleep(POLL_SECONDS)
         finally:
@@ -100,7 +100,7 @@ class Reembedder:
 
     def _claims(self) -> Iterator[StoredPhoto]:
         last = 0
-        while found := self._ask(upgrades.claim, self.view, self.shift.worker, last):
+        while found := self._ask(reembeddings.claim, self.view, self.shift.worker, last):
             yield from found
             last = found[-1].id
 
@@ -123,11 +123,11 @@ class Reembedder:
         groups = [crops for _, crops in read]
         embedded = embed_each(self.embedder(), groups) if groups else []
         done = [
-            upgrades.Embedded(photo.id, photo.face_ids, vectors.vectors)
+            reembeddings.Embedded(photo.id, photo.face_ids, vectors.vectors)
             for (photo, _), vectors in zip(read, embedded, strict=True)
         ]
         why = [(photo.id, failure.reason, failure.detail) for photo, failure in failed]
-        report.faces += self._ask(upgrades.record, self.view, self.shift.worker, done, why)
+        report.faces += self._ask(reembeddings.record, self.view, self.shift.worker, done, why)
         report.photos += len(done)
         report.files += len(pending)
         for _, failure in failed:

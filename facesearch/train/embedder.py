@@ -12,7 +12,6 @@ validates and writes. On CUDA the arithmetic is bfloat16 under autocast, weights
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -25,28 +24,23 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from facesearch.errors import LibraryError, UsageError
-from facesearch.evaluate.metrics import verification
+from facesearch.errors import UsageError
 from facesearch.faces.device import pick_device
-from facesearch.faces.known_models import DIMS, Preprocessing
+from facesearch.faces.known_models import Preprocessing
 from facesearch.faces.networks import Network
-from facesearch.identify.versus import FEWEST_PEOPLE, search
+from facesearch.train import checkpoint
 from facesearch.train.faces_augment import augmented
 from facesearch.train.faces_data import LabelledCrops, Split, batches
+from facesearch.train.held_out import measure
 from facesearch.train.losses import LOSSES, Criterion
 from facesearch.train.trace import Curve, Trace
 from facesearch.train.tune import PARTS, Frozen, Trained
-from facesearch.values import F32, I64, Crops
+from facesearch.values import F32, Crops
 
 CHECKPOINT, MODEL, PREFIX = "checkpoint.safetensors", "model.safetensors", "frozen.npy"
-FPIR = 0.01
-PAIRS = 3000
-"""Pairs of one person, and as many of two, that verification is measured on, at most."""
 CURVES = (
     Curve("train loss", "loss"),
     Curve("verification", "verification accuracy on people held out"),
@@ -348,8 +342,8 @@ class _Run:
         """Verification accuracy, and TPIR at FPIR 1 %, on the people held out."""
         figures = torch.zeros(2, dtype=torch.float64)
         if self.rank == 0:
-            self.trained.eval()
             rows = self.parts.held_out
+            self.trained.eval()
             parts = []
             with torch.inference_mode(), self._arithmetic():
                 for start in range(0, len(rows), _EMBED):
@@ -375,50 +369,37 @@ class _Run:
         return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
 
     def _save(self, epoch: int, state: dict[str, Any], kept: dict[str, Tensor]) -> None:
-        tensors = {f"now.{name}": tensor for name, tensor in self._snapshot().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in kept.items()}
-        for name, tensor in self.criterion.state_dict().items():
-            tensors[f"criterion.{name}"] = tensor.detach().cpu()
-        for number, values in self.optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                tensors[f"optimizer.{number}.{name}"] = value.detach().cpu()
         told = {"epoch": epoch, "run": dataclasses.asdict(self.run), "rows": self._rows(), **state}
-        path = self.folder / CHECKPOINT
-        try:
-            beside = path.with_suffix(".part")
-            clean = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(clean, beside, {"facesearch": json.dumps(told)})
-            os.replace(beside, path)
-        except (OSError, SafetensorError) as err:
-            raise LibraryError(f"{path}: cannot be written ({err})") from err
+        optimizer = {
+            f"{number}.{name}": value
+            for number, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        tensors = {
+            "now": self._snapshot(),
+            "best": kept,
+            "criterion": self.criterion.state_dict(),
+            "optimizer": optimizer,
+        }
+        checkpoint.save(self.folder / CHECKPOINT, told, tensors)
 
     def _load(self) -> tuple[int, dict[str, Any]]:
         path = self.folder / CHECKPOINT
-        try:
-            with safe_open(path, "pt") as file:
-                told = json.loads(file.metadata()["facesearch"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, KeyError) as err:
-            raise UsageError(f"{path}: no checkpoint to go on from ({err})") from err
+        told, tensors = checkpoint.load(path)
         mine = dataclasses.asdict(self.run)
         differ = [key for key in mine if told["run"].get(key) != mine[key] and key != "device"]
         if differ or told["rows"] != self._rows():
             what = f"'{differ[0]}' differs" if differ else "the photos or people differ"
             raise UsageError(f"{path}: of another run ({what}); take another --folder")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            found = (name for name in tensors if name.startswith(prefix))
-            return {name.removeprefix(prefix): tensors[name] for name in found}
-
-        self.trained.load_state_dict(part("now."), strict=False)
-        self.criterion.load_state_dict(part("criterion."))
+        self.trained.load_state_dict(tensors["now"], strict=False)
+        self.criterion.load_state_dict(tensors.get("criterion", {}))
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in part("optimizer.").items():
+        for name, tensor in tensors["optimizer"].items():
             number, _, key = name.partition(".")
             state.setdefault(int(number), {})[key] = tensor
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": state})
-        return int(told["epoch"]), {**told, "kept": part("best.")}
+        return int(told["epoch"]), {**told, "kept": tensors["best"]}
 
     def _rows(self) -> list[int]:
         """Enough of the split to tell another one."""
@@ -434,47 +415,6 @@ class _Step(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return cast("Tensor", self.criterion(self.trained(x), labels))
-
-
-def measure(vectors: F32, people: I64, seed: int = 0) -> tuple[float, float]:
-    """Verification accuracy in ten folds on random pairs, and TPIR at FPIR 1 %.
-
-    NaN stands for a figure that too few people allow.
-
-    Args:
-        vectors: (N, D) unit vectors.
-        people: (N,) number of the person of each.
-        seed: of the pairs.
-    """
-    rng = np.random.default_rng(seed)
-    a, b, same = pairs(people, rng)
-    accuracy = math.nan
-    if same.any() and len(same) >= 20:
-        folds = rng.permutation(len(same)) % 10
-        scores = np.einsum("pd,pd->p", vectors[a], vectors[b])
-        accuracy = verification(scores, same, folds.astype(np.int64)).accuracy
-    labels, whose, counts = np.unique(people, return_inverse=True, return_counts=True)
-    probes = np.flatnonzero(counts[whose] > 1)
-    tpir = math.nan
-    if len(np.unique(whose[probes])) >= FEWEST_PEOPLE and len(labels) > FEWEST_PEOPLE:
-        found = search(vectors, whose.astype(np.int64), probes)
-        once = np.ones((1, int(found.people.max()) + 1))
-        tpir = float(found.tpir(once, FPIR)[0])
-    return accuracy, tpir
-
-
-def pairs(
-    people: I64, rng: np.random.Generator
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-    """Rows of pairs of one person, at most `PAIRS`, and of as many pairs of two."""
-    same = people[:, None] == people[None, :]
-    a, b = np.nonzero(np.triu(same, 1))
-    chosen = rng.permutation(len(a))[:PAIRS]
-    a, b = a[chosen], b[chosen]
-    c, d = rng.integers(len(people), size=(2, 4 * len(a) + 1))
-    apart = np.flatnonzero(people[c] != people[d])[: len(a)]
-    labels = np.repeat([True, False], [len(a), len(apart)])
-    return np.concatenate([a, c[apart]]), np.concatenate([b, d[apart]]), labels
 
 
 @contextmanager
@@ -493,14 +433,3 @@ def _processes() -> Iterator[tuple[int, int]]:
 
 def _two(figures: Any) -> tuple[float, float]:
     return float(figures[0]), float(figures[1])
-
-
-def dim_of(architecture: str) -> int:
-    """Length of an architecture's embeddings.
-
-    Raises:
-        UsageError: there is no such architecture.
-    """
-    if architecture not in DIMS:
-        raise UsageError(f"unknown architecture '{architecture}': use one of {', '.join(DIMS)}")
-    return DIMS[architecture]

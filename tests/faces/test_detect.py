@@ -186,8 +186,9 @@ def test_threads_agree(detector: Detector, demo_photos: Path) -> None:
         assert np.array_equal(faces.landmarks, detector.detect(photo).landmarks)
 
 
-def test_wanted_is_the_largest_scale() -> None:
-    assert Detector(DetectSpec(sizes=(1000, 320))).wanted == 1000
+def test_wanted_is_the_largest_scale_but_enough_for_crops() -> None:
+    assert Detector(DetectSpec(sizes=(2000, 320))).wanted == 2000
+    assert Detector(DetectSpec(sizes=(320,))).wanted == 1280
 
 
 @pytest.mark.parametrize(

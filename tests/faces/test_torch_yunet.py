@@ -91,6 +91,28 @@ def test_detections_agree_with_those_of_probes(demo_photos: Path) -> None:
     assert max(offs) < 0.06
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 16, 64, 96), (1, 64, 2, 4), (3, 64, 2, 2)])
+def test_halved_is_pooling(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).sub(0.5).relu().to(dtype)
+    for laid_out in (x, x.contiguous(memory_format=torch.channels_last)):
+        assert torch.equal(torch_yunet.halved(laid_out), torch.max_pool2d(x, 2))
+
+
+def test_one_look_finds_the_same_faces(demo_photos: Path) -> None:
+    twice = Detector(DetectSpec(), lambda score: TorchYuNet(score, CPU))
+    once = Detector(DetectSpec(second_look=False), lambda score: TorchYuNet(score, CPU))
+    for path in sorted(demo_photos.rglob("*.jpg")):
+        photo = read_photo(path)
+        near, far = twice.detect(photo), once.detect(photo)
+        assert len(near) <= len(far) <= len(near) + 1
+        for points in near.landmarks:
+            eyes = np.linalg.norm(points[1] - points[0])
+            off = np.linalg.norm(far.landmarks - points, axis=2).mean(axis=1).min() / eyes
+            assert off < 0.3
+        assert (far.scores >= DetectSpec().score).all()
+
+
 def test_torch_keeps_its_threads(pictures: list[Pixels]) -> None:
     before = torch.get_num_threads()
     TorchYuNet(0.5, CPU, threads=3).find(pictures[:2])
@@ -136,6 +158,30 @@ def test_together_takes_what_others_ask_meanwhile() -> None:
         assert [answer.result() for answer in answers] == [[i, i] for i in range(9)]
     assert sum(sizes) == 18
     assert len(sizes) <= 2
+
+
+def test_together_shares_only_full_batches() -> None:
+    """While one thread computes, another leaves what is less than a batch to it."""
+    begun, gate = threading.Semaphore(0), threading.Event()
+    sizes: list[int] = []
+
+    def compute(batch: Sequence[int]) -> list[int]:
+        sizes.append(len(batch))
+        begun.release()
+        assert gate.wait(30)
+        return list(batch)
+
+    together = Together(compute, kind=lambda item: 0, most=lambda kind: 4, threads=2)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together, [0])
+        assert begun.acquire(timeout=30)
+        few = [pool.submit(together, [i]) for i in range(3)]
+        assert not begun.acquire(timeout=0.2)  # three wait: less than a batch
+        fourth = pool.submit(together, [3])
+        assert begun.acquire(timeout=30)
+        assert sizes == [1, 4]
+        gate.set()
+        assert [one.result(30) for one in (first, *few, fourth)] == [[0], [0], [1], [2], [3]]
 
 
 def test_together_tells_everybody_of_a_failure() -> None:

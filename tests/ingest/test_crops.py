@@ -12,7 +12,7 @@ import pytest
 from facesearch import Engine
 from facesearch.errors import StoreError
 from facesearch.store import crops
-from facesearch.store.upgrades import StoredPhoto
+from facesearch.store.reembeddings import StoredPhoto
 from facesearch.values import Detections
 
 

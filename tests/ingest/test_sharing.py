@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from facesearch import Engine
+from facesearch.crew import NEEDED
 from facesearch.errors import UsageError
 from facesearch.ingest.report import Report, together
 from facesearch.store import jobs
@@ -43,6 +45,11 @@ def states(engine: Engine) -> dict[tuple[str, int], int]:
     with engine.database.read() as connection:
         query = "SELECT state, attempts, count(*) FROM files GROUP BY state, attempts"
         return {(row[0], row[1]): row[2] for row in connection.exec_driver_sql(query)}
+
+
+def test_what_workers_need_exists() -> None:
+    """A name that is wrong would pass unnoticed: the worker imports it later, by itself."""
+    assert all(importlib.util.find_spec(name) for name in NEEDED)
 
 
 def test_a_team_reads_each_photo_once(make_album: Album, tmp_path: Path) -> None:

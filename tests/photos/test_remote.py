@@ -191,6 +191,7 @@ def test_an_ingestion(site: tuple[Path, str], tmp_path: Path) -> None:
         again = engine.ingest([album])
         assert (again.photos, again.duplicates, again.unchanged) == (0, 1, 2)
         assert {f.path for f in engine.failures()} == {album + "more.zip", url + "hangs.jpg"}
+        assert len(engine.landmarks(album + "one.jpg").faces) == 1
         (face, *_) = engine.search(album + "one.jpg")[0].matches
         assert face.face.photo in {album + "one.jpg", album + "busy.jpg"}
         os.remove(root / "album" / "one.jpg")

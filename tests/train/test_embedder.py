@@ -19,19 +19,25 @@ from safetensors.numpy import load_file
 
 from facesearch import Engine
 from facesearch.errors import UsageError
-from facesearch.faces import registry
+from facesearch.faces import quality, registry
+from facesearch.faces.align import TEMPLATE
+from facesearch.faces.embedder import unit
+from facesearch.faces.extract import Extraction
 from facesearch.faces.known_models import KNOWN, Preprocessing
 from facesearch.faces.networks import Network
 from facesearch.faces.weights import load_network, new_network
 from facesearch.identify.learn import Alike
-from facesearch.ingest.enroll import read_entries
+from facesearch.ingest.enroll import Entry, read_entries
 from facesearch.resources import shipped
-from facesearch.train.embedder import CHECKPOINT, EmbedderRun, Trial, measure, pairs, train
+from facesearch.store.gallery import Person
+from facesearch.train.embedder import CHECKPOINT, EmbedderRun, Trial, train
 from facesearch.train.faces_augment import augmented
 from facesearch.train.faces_data import LabelledCrops, batches, split
+from facesearch.train.held_out import measure, pairs
 from facesearch.train.job import Order, learn_model
 from facesearch.train.trace import read
 from facesearch.train.tune import Frozen, Trained
+from facesearch.values import Crops, Detections, Embeddings, ModelContract
 
 PEOPLE, FACES = 120, 4
 RUN = EmbedderRun(loss="cosface", rate=2e-2, pull=0.0, epochs=4, people=16, views=1, patience=0)
@@ -80,12 +86,12 @@ def run_once(
 def test_it_learns_what_does_not_matter(
     made: tuple[LabelledCrops, np.ndarray], tmp_path: Path
 ) -> None:
-    trial = run_once(made, tmp_path)
+    trial = run_once(made, tmp_path, dataclasses.replace(RUN, rate=5e-3, epochs=8))
     assert trial.epoch > 0
-    assert trial.after[0] > trial.before[0] + 0.03
-    assert trial.after[1] > trial.before[1]
+    assert trial.after[0] > trial.before[0] + 0.05
+    assert trial.after[1] > trial.before[1] + 0.08
     rows = read(tmp_path / "trace.csv")
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert rows[-1]["train loss"] < rows[0]["train loss"]
     assert (tmp_path / "trace.svg").exists()
 
@@ -211,8 +217,7 @@ def test_the_parts_make_the_whole(part: str) -> None:
         adapter.bias.add_(0.3)
         wanted = adapter(whole)
         folded = trained.finished()(x)
-        assert torch.nn.functional.cosine_similarity(folded, wanted).min() > 0.99999
-        torch.testing.assert_close(folded, wanted, atol=0.02, rtol=0.01)
+        torch.testing.assert_close(folded, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_network_from_random_weights_learns(tmp_path: Path) -> None:
@@ -247,9 +252,9 @@ def test_a_network_from_random_weights_learns(tmp_path: Path) -> None:
 
 PROCESS = """
 import sys
-import numpy as np
 from pathlib import Path
-from tests.train.test_embedder import RUN, made, run_in_processes
+sys.path.insert(0, sys.argv[2])
+from test_embedder import run_in_processes
 run_in_processes(Path(sys.argv[1]))
 """
 
@@ -289,8 +294,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        command = [sys.executable, "-c", PROCESS, str(tmp_path)]
-        started.append(subprocess.Popen(command, env=env, cwd=Path(__file__).parents[2]))
+        command = [sys.executable, "-c", PROCESS, str(tmp_path), str(Path(__file__).parent)]
+        started.append(subprocess.Popen(command, env=env))
     assert [process.wait(300) for process in started] == [0, 0]
     assert len(read(tmp_path / "trace.csv")) == 2
     assert (tmp_path / CHECKPOINT).exists()
@@ -360,6 +365,52 @@ def test_from_photos_to_a_model_in_use(engine: Engine, people: Path, tmp_path: P
         done = again.activate_model("ours")
         assert done.faces == again.counts().faces > 0
         assert any("no universal model" in line for line in done.warnings)
+
+
+class ByPixels:
+    """An embedder simple enough to be known: sixteen by sixteen pixels, less their mean."""
+
+    contract = ModelContract("pixels", "0" * 64, "112x112 BGR", 768)
+
+    def embed(self, crops: Crops) -> Embeddings:
+        small = np.stack(
+            [cv2.resize(crop, (16, 16), interpolation=cv2.INTER_AREA) for crop in crops]
+        )
+        raw = small.reshape(len(crops), -1).astype(np.float32)
+        return unit(raw - raw.mean(axis=1, keepdims=True), self.contract)
+
+
+def test_one_person_under_two_names_is_told_before_training(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (40, 16, 16, 3), np.uint8)
+    patterns[31] = patterns[7]
+
+    def extract(path: str) -> Extraction:
+        person, _, number = path.partition("/")
+        chance = np.random.default_rng([int(person), int(number)])
+        face = cv2.resize(patterns[int(person)], (112, 112), interpolation=cv2.INTER_NEAREST)
+        crop = np.clip(face + chance.normal(0, 30, face.shape), 0, 255).astype(np.uint8)
+        box, score = np.array([[0, 0, 112, 112]], np.float32), np.ones(1, np.float32)
+        one = Detections(box, TEMPLATE[None].astype(np.float32), score)
+        return Extraction(path, "", (112, 112), one, crop[None], quality.measure(crop[None], one))
+
+    entries = [Entry(f"{p}/{n}", Person(f"{p:02}")) for p in range(40) for n in range(3)]
+    said: list[str] = []
+    card = learn_model(
+        Order("ours", "", "mobile", 0.3, tmp_path / "run"),
+        EmbedderRun(part="all", epochs=1, people=8, augment=False, patience=0),
+        entries,
+        extract,
+        ByPixels(),
+        tmp_path / "models",
+        1,
+        said.append,
+    )
+    assert card is not None
+    assert [(pair.first, pair.second) for pair in card.alike] == [("07", "31")]
+    (told,) = (n for n, line in enumerate(said) if "'07' and '31' may be one person" in line)
+    assert told < next(n for n, line in enumerate(said) if line.startswith("epoch 1"))
+    assert "07" in json.loads((tmp_path / "run" / "card.json").read_text())["alike"][0].values()
 
 
 def test_what_cannot_be_trained_is_said(engine: Engine, people: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from facesearch.cli.train_landmarks import landmarks
 from facesearch.errors import LibraryError, UsageError
 from facesearch.faces.landmark_crops import MIRRORED, SIDE
 from facesearch.faces.landmark_networks import GRID
@@ -184,6 +187,27 @@ def test_a_tiny_run_learns_and_its_weights_work(labelled: Path, tmp_path: Path) 
     )
     assert points.shape == (2, 68, 2)
     assert (spread == 0).all()
+
+
+def test_the_same_seed_gives_the_same_weights(labelled: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(TINY, epochs=2, cool=1)
+    runs = {"one": run, "two": run, "other": dataclasses.replace(run, seed=1)}
+    made = {
+        name: train(labelled, tmp_path / name, one, lambda _: None, cache=tmp_path)
+        for name, one in runs.items()
+    }
+    weights = {name: done.weights.read_bytes() for name, done in made.items()}
+    assert weights["one"] == weights["two"] != weights["other"]
+    traces = [read_trace(tmp_path / name / "trace.csv") for name in ("one", "two")]
+    for one, two in zip(*traces, strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_the_command_trains_as_the_run_does_by_default() -> None:
+    defaults = inspect.signature(landmarks).parameters
+    run = LandmarkRun()
+    for name in ("network", "epochs", "batch", "rate", "cool", "seed", "patience"):
+        assert defaults[name].default == getattr(run, name), name
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(labelled: Path, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ export VENV PYTHON TORCH
 export FACESEARCH_EVAL_DATA ?= $(wildcard $(CURDIR)/../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test test-servers lint bench lock clean
 
 help:   ## show this
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(VENV)/.ready  ## create .venv with everything (system libraries too, where allowed)
 
@@ -26,6 +26,10 @@ demo: setup     ## ingest, enrol and identify on the bundled photos; writes demo
 
 test: setup     ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+
+test-servers: setup  ## run the tests of vector servers, with a real Milvus (minutes)
+	$(BIN)/python -m pip install --quiet milvus==2.3.5  # the server itself, 150 MB
+	FACESEARCH_TEST_MILVUS=1 $(BIN)/python -m pytest tests/backends -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 lint: setup     ## ruff and mypy
 	$(BIN)/ruff check .

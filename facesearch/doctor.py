@@ -96,4 +96,7 @@ def _model(engine: Engine) -> str:
 def _index(engine: Engine, name: str) -> str:
     index = engine.live(engine.collection(name))
     status, people = index.status(), index.enrolled()[0]
-    return f"{status.rows} faces indexed, {status.delta} beside the index, {people} people"
+    backend = engine.settings.index.backend
+    return (
+        "" if backend == "faiss" else f"{backend}: "
+    ) + f"{status.rows} faces indexed, {status.delta} beside the index, {people} people"

@@ -529,7 +529,10 @@ class Engine(Upgrades):
         person = gallery.find(self.database, found, key)
         face_ids = gallery.erase(self.database, found, person.id)
         status = self.live(found).status() if rebuild and face_ids else None
-        if status and status.generation is not None and min(face_ids) <= status.max_face_id:
+        if status and self._served(found) is not None:
+            self.compactor.stop()
+            self._push(found, wait=True)
+        elif status and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.compactor.stop()
             self.build_index(collection, wait=True)
         self._erase_from_other_models(found, face_ids)
@@ -553,6 +556,7 @@ class Engine(Upgrades):
             UsageError: no such recipe.
             LibraryError: another process is building this index, or it cannot be written.
             DiskFullError: no space; the index in use is untouched.
+            BackendError: the vector server fails; what it held is untouched.
         """
         found = self.collection(collection)
         self._build(found, recipe, wait=wait)
@@ -570,13 +574,18 @@ class Engine(Upgrades):
             apply: False to measure only.
 
         Raises:
-            UsageError: too few people have several photos.
+            UsageError: too few people have several photos, or a vector server searches.
             As `build_index` otherwise.
         """
         from facesearch.identify import labelled
         from facesearch.identify.adapt import adapt
         from facesearch.index.adaptation import write_adaptation
 
+        if self.settings.index.backend != "faiss":
+            raise UsageError(
+                f'index.backend = "{self.settings.index.backend}" compares without an adaptation; '
+                'only "faiss" can'
+            )
         found = self.collection(collection)
         faces = labelled.from_collection(self.database, found)
         faces = faces.compared(self.live(found).centred)
@@ -604,6 +613,8 @@ class Engine(Upgrades):
     def compact_index(self, collection: str = DEFAULT, *, background: bool = False) -> IndexStatus:
         """Build the index anew if faces lie outside it, or removed ones in it; else do nothing.
 
+        A vector server takes in the changes instead.
+
         Args:
             collection: name of the collection.
             background: in another process, at low priority, which ends with this engine; this
@@ -612,13 +623,15 @@ class Engine(Upgrades):
         Raises:
             As `build_index`.
         """
-        status = self.live(self.collection(collection)).status()
+        found = self.collection(collection)
+        status = self.live(found).status()
         if not (status.delta or status.superseded):
             return status
         if background:
-            self.compactor.start(collection)
+            self._compact_beside(found)
             return status
-        return self.build_index(collection)
+        self._renew(found)
+        return self.live(found).status()
 
     def tune_index(
         self,
@@ -652,6 +665,8 @@ class Engine(Upgrades):
         from facesearch.index.tuned import Tuned, write_tuned
 
         found = self.collection(collection)
+        if self._served(found) is not None:
+            raise UsageError("`index tune` chooses among FAISS's recipes; a vector server has none")
         tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
         active = calibrations.active(self.database, found)
         adaptation = self.live(found).adaptation
@@ -687,7 +702,14 @@ class Engine(Upgrades):
 
         found = self.collection(collection)
         index = self.live(found)
-        generation, status = index.generation, index.status()
+        status = index.status()
+        if (remote := self._served(found)) is not None and status.generation is not None:
+            return (
+                f"{status.rows:,} faces are in {remote.backend.where}, as '{status.generation}'. "
+                f"The nearest it names are scored again exactly; {status.delta:,} newer faces are "
+                f"compared one by one; {status.superseded:,} removed ones are not shown."
+            )
+        generation = index.generation
         if generation is None:
             return (
                 f"No index was built: the {status.delta:,} faces are compared one by one, exactly, "
@@ -720,20 +742,50 @@ class Engine(Upgrades):
         """
         return crops.of_faces(self.database, [face_id]).get(face_id)
 
-    def verify_index(self) -> list[Problem]:
-        """Check every file of the library's indexes against the database, and stored crops.
+    def verify_index(self, *, repair: bool = False) -> list[Problem]:
+        """Check index files, or a vector server, against the database; and stored crops.
+
+        Args:
+            repair: mend what a vector server has too much, too little or otherwise.
 
         Returns:
-            What is not as it should be; empty if all is well.
+            What is not as it should be, or was not before it was mended; empty if all is well.
+
+        Raises:
+            UsageError: `repair` of files: `build_index` makes them anew.
         """
         from facesearch import indexing
 
-        of_all = [one for c in self.collections() for one in (c, *self._other_models(c))]
-        homes = [(c, self._home(c)) for c in of_all]
-        problems = list(indexing.verify(self.database, self.root / "index", homes))
+        every = [one for c in self.collections() for one in (c, *self._other_models(c))]
+        if self.settings.index.backend != "faiss":
+            problems = self._verify_served(every, repair=repair)
+        elif repair:
+            raise UsageError("index files are not mended: `facesearch index build` makes anew")
+        else:
+            homes = [(c, self._home(c)) for c in every]
+            problems = list(indexing.verify(self.database, self.root / "index", homes))
         where = self.database.where
         bad = (line for c in self.collections() for line in crops.damaged(self.database, c))
         return problems + [indexing.Problem(where, line) for line in bad]
+
+    def _verify_served(self, every: Iterable[Collection], *, repair: bool) -> list[Problem]:
+        """`verify_index` of a vector server, without crops."""
+        from facesearch.backends import sync
+        from facesearch.indexing import Problem
+
+        problems = []
+        for found in every:
+            remote = self._served(found)
+            assert remote is not None
+            backend, home = remote.backend, remote.home
+            differences = [d for d in sync.verify(backend, home, self.database, found) if d]
+            problems += [
+                Problem(f"{backend.where}, '{found.name}'", words)
+                for words in sync.described(differences)
+            ]
+            if repair:
+                sync.repair(backend, home, self.database, found, differences)
+        return problems
 
     # --- about the library
 
@@ -787,7 +839,7 @@ class Engine(Upgrades):
         def look() -> None:
             found = self.collection(collection.name)  # it may have gone over to another model
             if self.outside(found) > self.settings.index.max_delta:
-                self.compactor.start(found.name)
+                self._compact_beside(found)
 
         occasion = Occasion(lambda: self.database.patiently(look))
 
@@ -798,11 +850,11 @@ class Engine(Upgrades):
         return told
 
     def _rebuild_if_due(self, collection: str) -> None:
-        """Build the index when too much lies outside the current generation."""
+        """Build the index, or push, when too much lies outside it."""
         self.compactor.wait()
-        outside = self.database.patiently(lambda: self.outside(self.collection(collection)))
-        if outside > self.settings.index.max_delta:
-            self.build_index(collection)
+        found = self.database.patiently(lambda: self.collection(collection))
+        if self.database.patiently(lambda: self.outside(found)) > self.settings.index.max_delta:
+            self._renew(found)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""

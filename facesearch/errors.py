@@ -18,7 +18,10 @@ file that imports the library.
     │   ├── StoreUnreachableError  its server does not answer, or broke off; it may come back
     │   ├── SchemaError         the database's schema is older or newer than this program
     │   └── NotFoundError       a collection, identity, photo or face that does not exist
-    └── IndexFileError          an index generation is corrupt, truncated, foreign or missing
+    ├── IndexFileError          an index generation is corrupt, truncated, foreign or missing
+    └── BackendError            a vector server fails, or holds what it should not
+        ├── BackendUnreachableError  it does not answer in time; it may come back
+        └── IncompleteError     it searched fewer faces than were committed
 """
 
 from __future__ import annotations
@@ -127,3 +130,15 @@ class NotFoundError(StoreError):
 
 class IndexFileError(FacesearchError):
     """An index generation on disk is corrupt, truncated, foreign or missing."""
+
+
+class BackendError(FacesearchError):
+    """A vector server fails, or what it holds is of another library, model or time."""
+
+
+class BackendUnreachableError(BackendError):
+    """A vector server does not answer in time."""
+
+
+class IncompleteError(BackendError):
+    """A vector server searched fewer faces than it was given: its answer could miss somebody."""

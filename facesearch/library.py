@@ -138,6 +138,10 @@ CONFIG_TEMPLATE = """\
 [index]
 # recipe = "auto"             # a recipe of indexes/, or the path of one
 # max_delta = 20000           # faces beside the index before it is rebuilt
+# backend = "faiss"           # what searches: faiss, pgvector, milvus (docs/backends.md)
+# url = ""                    # of a Milvus server, e.g. "http://host:19530"
+# timeout = 30.0              # seconds that a vector server may take
+# replicas = 2                # copies of the faces that Milvus holds in memory
 
 [identify]
 # fpir = 0.01                 # false-positive rate that the measured threshold keeps

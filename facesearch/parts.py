@@ -22,6 +22,8 @@ from facesearch.values import ModelContract
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from facesearch.backends.backend import Backend
+    from facesearch.backends.remote import RemoteIndex
     from facesearch.faces.embedder import Embedder
     from facesearch.faces.extract import Extraction, Extractor
     from facesearch.faces.landmarks import Landmarker
@@ -48,6 +50,7 @@ class Parts:
         self.database = opened.database
         self._model_given = opened.model_given
         self._live: dict[tuple[int, int], LiveIndex] = {}
+        self._remote: dict[tuple[int, int, bool], RemoteIndex] = {}
         self._opening = threading.Lock()
         self._reopening: dict[tuple[int, int], Future[None]] = {}
         self._openers = ThreadPoolExecutor(1, thread_name_prefix="facesearch-open")
@@ -73,6 +76,9 @@ class Parts:
         self.compactor.stop()
         self._openers.shutdown(cancel_futures=True)
         self._live.clear()
+        for index in self._remote.values():
+            index.close()
+        self._remote.clear()
         self.database.close()
 
     @cached_property
@@ -205,13 +211,17 @@ class Parts:
         collections.require_contract(collection, embedder.contract)
         return embedder
 
-    def live(self, collection: Collection) -> LiveIndex:
-        """The collection's index: the current generation, and every row committed before this call.
+    def live(self, collection: Collection) -> LiveIndex | RemoteIndex:
+        """The collection's index as it is now, and every row committed before this call.
 
         Raises:
             IndexFileError: its current generation is damaged; `build_index` makes it anew.
             ModelChangedError: the collection went over to another model since it was looked up.
+            BackendError: the vector server fails, or holds what it should not.
         """
+        if (remote := self._served(collection)) is not None:
+            remote.refresh()
+            return remote
         home, key = self._home(collection), (collection.id, collection.vectors)
         with self._opening:
             index = self._live.get(key)
@@ -222,7 +232,7 @@ class Parts:
                 index = self._live[key] = self._opened(collection, home)
         return self._caught_up(collection, index)
 
-    def serving(self, collection: Collection) -> LiveIndex:
+    def serving(self, collection: Collection) -> LiveIndex | RemoteIndex:
         """`live`, without waiting until a generation that was published meanwhile is opened.
 
         The former one goes on answering, with every row committed before this call; a thread opens
@@ -233,7 +243,7 @@ class Parts:
         """
         key = collection.id, collection.vectors
         index = self._live.get(key)
-        if index is None:
+        if index is None:  # always so with a vector server
             return self.live(collection)
         if index.outdated(self._home(collection)):
             with self._opening:
@@ -255,10 +265,18 @@ class Parts:
         self._live[collection.id, collection.vectors] = index
 
     def outside(self, collection: Collection) -> int:
-        """How many changes to faces the current generation does not have; none of it is loaded."""
+        """How many changes to faces the current generation does not have; none of it is loaded.
+
+        Raises:
+            BackendError: the vector server fails.
+        """
         from facesearch.index.generation import current_revision
 
-        since = current_revision(self._home(collection))
+        if (remote := self._served(collection)) is not None:
+            state = remote.backend.state()
+            since = 0 if state is None else state.revision
+        else:
+            since = current_revision(self._home(collection))
         return feed.changed(self.database, collection, since)
 
     def _opened(self, collection: Collection, home: IndexHome) -> LiveIndex:
@@ -272,6 +290,55 @@ class Parts:
         if index.revision != collections.revision(self.database, collection.id):
             index.follow(partial(feed.changes, self.database, collection))
         return index
+
+    def _served(self, collection: Collection) -> RemoteIndex | None:
+        """The collection's index in a vector server, not refreshed; None where FAISS searches.
+
+        Raises:
+            UsageError: the settings do not say which server, or its client is not installed.
+        """
+        if self.settings.index.backend == "faiss":
+            return None
+        from facesearch.backends.remote import RemoteIndex
+
+        key = collection.id, collection.vectors, collection.aside
+        if key not in self._remote:
+            self._remote[key] = RemoteIndex(
+                self._backend(collection),
+                self._home(collection),
+                self.database,
+                collection,
+                partial(self._people, collection),
+            )
+        return self._remote[key]
+
+    def _backend(self, collection: Collection) -> Backend:
+        index, key = self.settings.index, (collection.id, collection.vectors)
+        try:
+            if index.backend == "pgvector":
+                from facesearch.backends.pgvector import PgVector
+
+                return PgVector(self.database, key, index.timeout)
+            from facesearch.backends.milvus import Milvus
+        except ModuleNotFoundError as err:
+            raise UsageError(
+                f"index.backend = \"{index.backend}\" needs '{err.name}': "
+                f"pip install 'facesearch[{index.backend}]'"
+            ) from err
+        return Milvus(
+            self._milvus_url,
+            self._library_uuid,
+            key,
+            index.timeout,
+            token=index.token,
+            replicas=index.replicas,
+        )
+
+    @property
+    def _milvus_url(self) -> str:
+        """`index.url`; the path of a Milvus Lite file is relative to the library."""
+        url = self.settings.index.url
+        return str(self.root / url) if url.endswith(".db") else url
 
     @cached_property
     def _library_uuid(self) -> str:
@@ -300,6 +367,15 @@ class Parts:
 
     def _build(self, collection: Collection, recipe: str | None, *, wait: bool = False) -> None:
         """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+        if (remote := self._served(collection)) is not None:
+            from facesearch.backends import sync
+
+            if recipe is not None:
+                raise UsageError("recipes are FAISS's; a vector server has its own index")
+            people = self._people(collection) if remote.home.centred else None
+            sync.build(remote.backend, remote.home, self.database, collection, people, wait=wait)
+            self.database.scrub(SCRUB_S)
+            return
         from facesearch.index.adaptation import read_adaptation
         from facesearch.index.build import build
         from facesearch.index.spec import choose, load_recipe
@@ -320,6 +396,27 @@ class Parts:
         with feed.snapshot(self.database, collection) as (revision, batches):
             build(home, spec, revision, batches, people=people, adaptation=adaptation, wait=wait)
         self.database.scrub(SCRUB_S)
+
+    def _push(self, collection: Collection, *, wait: bool = False) -> bool:
+        """Bring the vector server to the store's revision; False if it holds nothing yet."""
+        from facesearch.backends import sync
+
+        remote = self._served(collection)
+        assert remote is not None
+        pushed = sync.push(remote.backend, remote.home, self.database, collection, wait=wait)
+        self.database.scrub(SCRUB_S)
+        return pushed is not None
+
+    def _renew(self, collection: Collection) -> None:
+        """Have everything committed in the index: push where a server holds some, else build."""
+        if self._served(collection) is None or not self._push(collection):
+            self._build(collection, None)
+
+    def _compact_beside(self, collection: Collection) -> None:
+        """`compact_index` in a process of its own; not with Milvus Lite, whose file is for one."""
+        index = self.settings.index
+        if index.backend != "milvus" or not index.url.endswith(".db"):
+            self.compactor.start(collection.name)
 
     def _people(self, collection: Collection) -> F16:
         """One face of each person, for the mean of the index."""

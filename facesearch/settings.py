@@ -127,11 +127,22 @@ class IndexSettings:
             `ingest` and `enroll` do one.
         centre: take out of embeddings what all people have in common, where a mean ships for the
             model; after a change the index has to be built anew.
+        backend: what searches the vectors: "faiss" in files of the library, "pgvector" in the
+            store's own Postgres, or "milvus" (see docs/backends.md).
+        url: of a Milvus server, `http://host:19530`, or a file `NAME.db` for Milvus Lite.
+        token: `user:password` of a Milvus server; empty for none.
+        timeout: how long a vector server may take for one request, seconds.
+        replicas: copies of the faces that a Milvus server holds in memory.
     """
 
     recipe: str = "auto"
     max_delta: int = 20_000
     centre: bool = True
+    backend: Literal["faiss", "pgvector", "milvus"] = "faiss"
+    url: str = ""
+    token: str = ""
+    timeout: float = 30.0
+    replicas: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,8 @@ class Upgrades(Crew):
         for view in upgrades.views(self.database, found):
             upgrades.drop(self.database, view)
             self._live.pop((view.id, view.vectors), None)
+            if (remote := self._served(view)) is not None:
+                remote.backend.drop()
             directory = self._home(view).directory
             if directory.is_dir():
                 remove_tree(directory)
@@ -379,7 +381,9 @@ class Upgrades(Crew):
         """Build the indexes by other models anew that hold vectors of these faces."""
         for view in self._other_models(collection) if face_ids else ():
             status = self.live(view).status()
-            if status.generation is not None and min(face_ids) <= status.max_face_id:
+            if self._served(view) is not None:
+                self._push(view)
+            elif status.generation is not None and min(face_ids) <= status.max_face_id:
                 self._build(view, None)
 
 

@@ -1,0 +1,1 @@
+"""The tests; a package, lest another one of this name that is installed be taken for it."""

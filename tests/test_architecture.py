@@ -30,17 +30,25 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "indexing",
         "compaction",
         "train",
+        "backends",
     ),
     ("parts",),
     ("crew",),
     ("upgrade",),
     ("engine",),
-    ("doctor", "evaluate.lfw", "evaluate.run", "evaluate.search", "evaluate.search_report"),
+    (
+        "doctor",
+        "migration",
+        "evaluate.lfw",
+        "evaluate.run",
+        "evaluate.search",
+        "evaluate.search_report",
+    ),
     ("evaluate.pictures",),
     ("cli",),
 )
 JOINS = LAYERS[4]
-HEAVY = ("torch", "faiss", "cv2")
+HEAVY = ("torch", "faiss", "cv2", "psycopg", "pymilvus")
 
 
 def _modules() -> dict[str, Path]:
@@ -119,4 +127,18 @@ def test_stays_light(name: str) -> None:
 def test_each_heavy_library_is_imported_somewhere(heavy: str) -> None:
     """Else the test above would pass for the wrong reason."""
     texts = [path.read_text(encoding="utf-8") for path in MODULES.values()]
-    assert any(f"\nimport {heavy}" in text for text in texts)
+    assert any(f"\nimport {heavy}" in t or f"\nfrom {heavy}" in t for t in texts)
+
+
+@pytest.mark.parametrize(
+    ("library", "where"), [("psycopg", "backends.pgvector"), ("pymilvus", "backends.milvus")]
+)
+def test_one_file_imports_it(library: str, where: str) -> None:
+    found = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Import) and any(a.name == library for a in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == library)
+    }
+    assert found == {where}

@@ -139,18 +139,27 @@ def index_compact(
 
 
 @index.command("verify")
-def index_verify(library: Library = None, json: Json = False) -> None:
-    """Check every index file against its checksum and the database; exit code 1 on a problem."""
+def index_verify(
+    library: Library = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend a vector server where it differs.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check every index file, or the vector server, against the database; exit code 1 if wrong."""
     with common.open_engine(library) as engine:
-        problems = engine.verify_index()
+        problems = engine.verify_index(repair=repair)
+        left = engine.verify_index() if repair and problems else problems
     if common.wants_json(json):
-        emit({"ok": not problems, "problems": problems})
+        emit({"ok": not left, "problems": problems})
     else:
         for problem in problems:
             tell(f"{problem.path}: {problem.detail}")
         if not problems:
-            tell("every index file is as the database has it")
-    if problems:
+            tell("the index is as the database has it")
+        elif repair:
+            tell("not all of it could be mended" if left else "mended")
+    if left:
         raise typer.Exit(1)
 
 

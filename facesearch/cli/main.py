@@ -21,6 +21,7 @@ from facesearch.cli import (
     identities,
     jobs,
     landmarks,
+    migrate,
     photos,
     train,
     upgrade,
@@ -80,6 +81,7 @@ admin.models.command("activate")(upgrade.activate)
 admin.models.command("rollback")(upgrade.rollback)
 admin.models.command("status")(upgrade.status)
 admin.models.command("drop")(upgrade.drop)
+app.command()(migrate.migrate)
 app.command()(admin.stats)
 app.command()(admin.doctor)
 app.command()(evaluate.evaluate)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from facesearch.backends.remote import RemoteIndex
 from facesearch.errors import ModelChangedError, PhotoError
 from facesearch.faces.embedder import Embedder, embed_each
 from facesearch.faces.extract import Extraction, principal
@@ -73,7 +74,7 @@ class Query:
     """
 
     database: Database
-    targets: Sequence[tuple[Collection, Callable[[], LiveIndex]]]
+    targets: Sequence[tuple[Collection, Callable[[], LiveIndex | RemoteIndex]]]
     embedder: Embedder
     top: int
     template: Literal["mean", "looks", "best"]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from facesearch.backends.remote import RemoteIndex
 from facesearch.index.live import LiveIndex
 from facesearch.store import feed, gallery
 from facesearch.store.collections import Collection
@@ -50,7 +51,7 @@ def outliers(vectors: F32, people: I64, threshold: float) -> F32:
 def review(
     database: Database,
     collection: Collection,
-    index: LiveIndex,
+    index: LiveIndex | RemoteIndex,
     face_ids: Sequence[int],
     thresholds: tuple[float, float],
 ) -> list[Failure]:

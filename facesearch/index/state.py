@@ -13,7 +13,7 @@ import numpy as np
 from facesearch.index.exact import Mask
 from facesearch.index.keys import best_distinct, count, shift, unpack
 from facesearch.index.segment import Scope, Segment
-from facesearch.index.templates import templates
+from facesearch.index.templates import cosines
 from facesearch.values import F32, I64, Matches
 
 
@@ -98,14 +98,8 @@ def fused(
         rows = segment.rows_of(listed, scope)
         owner.append(np.searchsorted(listed, segment.faces.identity_ids[rows]))
         faces.append(segment.faces.vectors[rows].astype(np.float32))
-    means, starts = templates(
-        np.concatenate(faces), np.concatenate(owner), len(listed), by_look=by_look
-    )
-    counts = np.diff(starts, append=len(means))[of]  # templates of each pair
-    ends = np.cumsum(counts)
-    each = np.repeat(starts[of] - ends + counts, counts) + np.arange(ends[-1])
-    cosines = np.einsum("nd,nd->n", means[each], vectors[np.repeat(query, counts)])
-    return np.asarray(np.maximum.reduceat(cosines, ends - counts), np.float32)
+    compared = np.concatenate(faces), np.concatenate(owner)
+    return cosines(*compared, of, vectors, query, by_look=by_look)
 
 
 def joined(keys: list[I64], queries: int) -> I64:

@@ -42,6 +42,28 @@ def templates(vectors: F32, owner: I64, people: int, *, by_look: bool = False) -
     return sums, starts
 
 
+def cosines(
+    faces: F32, owner: I64, of: I64, vectors: F32, query: I64, *, by_look: bool = False
+) -> F32:
+    """The cosine of pairs of a person's best template and a query.
+
+    Args:
+        faces: (F, D) unit vectors.
+        owner: (F,) the person of each.
+        of: (P,) the person of each pair: every person with faces at least once.
+        vectors: (Q, D) the queries, unit vectors.
+        query: (P,) the query of each pair.
+        by_look: as for `templates`.
+    """
+    people = int(of.max(initial=-1)) + 1
+    means, starts = templates(faces, owner, people, by_look=by_look)
+    counts = np.diff(starts, append=len(means))[of]  # templates of each pair
+    ends = np.cumsum(counts)
+    each = np.repeat(starts[of] - ends + counts, counts) + np.arange(counts.sum())
+    found = np.einsum("nd,nd->n", means[each], vectors[np.repeat(query, counts)])
+    return np.asarray(np.maximum.reduceat(found, ends - counts), np.float32)
+
+
 def _grouped(vectors: F32, owner: I64, people: int) -> tuple[I64, I64]:
     """The number of each person's first look, and of each face's look."""
     faces = np.bincount(owner, minlength=people)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, func, select
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from facesearch.store import vectors
 from facesearch.store.collections import Collection, require_unchanged
 from facesearch.store.database import Database
 from facesearch.store.tables import CollectionRow, FaceRow, RemovalRow
-from facesearch.values import Changes, FaceRows
+from facesearch.values import I64, Changes, FaceRows
 
 BATCH = 16_384
 """Rows read from the database at a time."""
+_LOOKUP = 16_384
+"""Ids named in one statement; SQLite takes 32,766, Postgres 65,535."""
 
 
 @contextmanager
@@ -30,11 +34,21 @@ def snapshot(
     Raises:
         ModelChangedError: the collection went over to another model since it was looked up.
     """
+    with sized_snapshot(database, collection) as (revision, _, batches):
+        yield revision, batches
+
+
+@contextmanager
+def sized_snapshot(
+    database: Database, collection: Collection
+) -> Iterator[tuple[int, int, Iterator[FaceRows]]]:
+    """`snapshot`, with the number of faces before the batches."""
     with database.read() as connection:
         require_unchanged(connection, collection)
         revision = connection.execute(
             select(CollectionRow.revision).where(CollectionRow.id == collection.id)
         ).scalar_one()
+        size = _size(connection, collection)
         result = connection.execution_options(yield_per=BATCH).execute(
             vectors.faces(collection)
             .where(FaceRow.collection_id == collection.id)
@@ -46,7 +60,7 @@ def snapshot(
                 yield _rows(part, collection.contract.dim)
             connection.rollback()
 
-        yield revision, batches()
+        yield revision, size, batches()
 
 
 def changes(database: Database, collection: Collection, since: int) -> Changes:
@@ -55,6 +69,13 @@ def changes(database: Database, collection: Collection, since: int) -> Changes:
     Raises:
         ModelChangedError: the collection went over to another model since it was looked up.
     """
+    return changes_and_size(database, collection, since, sized=False)[0]
+
+
+def changes_and_size(
+    database: Database, collection: Collection, since: int, *, sized: bool = True
+) -> tuple[Changes, int]:
+    """`changes`, and how many faces the collection has then; 0 unless `sized`."""
     with database.read() as connection:
         require_unchanged(connection, collection)
         revision = connection.execute(
@@ -76,9 +97,19 @@ def changes(database: Database, collection: Collection, since: int) -> Changes:
                     )
                 ).scalars()
             )
+        size = _size(connection, collection) if sized else 0
         return Changes(
             revision, _rows(rows, collection.contract.dim), np.array(removed, dtype=np.int64)
-        )
+        ), size
+
+
+def size(database: Database, collection: Collection) -> tuple[int, int]:
+    """The collection's revision, and how many faces it has at it."""
+    with database.read() as connection:
+        revision = connection.execute(
+            select(CollectionRow.revision).where(CollectionRow.id == collection.id)
+        ).scalar_one()
+        return revision, _size(connection, collection)
 
 
 def changed(database: Database, collection: Collection, since: int) -> int:
@@ -93,16 +124,91 @@ def changed(database: Database, collection: Collection, since: int) -> int:
 
 
 def faces(database: Database, collection: Collection, face_ids: Sequence[int]) -> FaceRows:
-    """Those of the faces that exist, by ascending id.
+    """Those of the collection's faces that exist, by ascending id."""
+    return _chosen(database, collection, FaceRow.id, face_ids)
 
-    Raises:
-        ModelChangedError: the collection went over to another model since it was looked up.
-    """
-    query = vectors.faces(collection).where(FaceRow.id.in_(face_ids)).order_by(FaceRow.id)
+
+def faces_of(database: Database, collection: Collection, identity_ids: Sequence[int]) -> FaceRows:
+    """Every face of these identities of the collection, by ascending id."""
+    return _chosen(database, collection, FaceRow.identity_id, identity_ids)
+
+
+def between(database: Database, collection: Collection, first: int, last: int) -> FaceRows:
+    """The collection's faces with ids from `first` up to but not including `last`, ascending."""
+    query = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
     with database.read() as connection:
         require_unchanged(connection, collection)
-        rows = connection.execute(query).all()
+        rows = connection.execute(
+            query.where(FaceRow.id >= first, FaceRow.id < last).order_by(FaceRow.id)
+        ).all()
     return _rows(rows, collection.contract.dim)
+
+
+def last_face(database: Database, collection: Collection) -> int:
+    """The largest face id of the collection; 0 if it has none."""
+    query = select(func.max(FaceRow.id)).where(FaceRow.collection_id == collection.id)
+    with database.read() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def enrolled(
+    database: Database, collection: Collection, identity_ids: Sequence[int] | None = None
+) -> tuple[int, int]:
+    """How many identities have faces, and how many faces those are.
+
+    Args:
+        database: the store.
+        collection: whose.
+        identity_ids: distinct; count only these. None for all.
+    """
+    query = select(func.count(FaceRow.identity_id.distinct()), func.count()).where(
+        FaceRow.collection_id == collection.id, FaceRow.identity_id.is_not(None)
+    )
+    people = faces = 0
+    with database.read() as connection:
+        if identity_ids is None:
+            people, faces = connection.execute(query).one()
+        for start in range(0, len(identity_ids or ()), _LOOKUP):
+            some = (identity_ids or ())[start : start + _LOOKUP]
+            found = connection.execute(query.where(FaceRow.identity_id.in_(some))).one()
+            people, faces = people + found[0], faces + found[1]
+    return people, faces
+
+
+def owners(database: Database, collection: Collection, face_ids: Sequence[int]) -> I64:
+    """Whose those of the faces are that exist: int64 identity ids, 0 for nobody's."""
+    found: list[int] = []
+    query = select(func.coalesce(FaceRow.identity_id, 0)).where(
+        FaceRow.collection_id == collection.id
+    )
+    with database.read() as connection:
+        for start in range(0, len(face_ids), _LOOKUP):
+            some = face_ids[start : start + _LOOKUP]
+            found += connection.execute(query.where(FaceRow.id.in_(some))).scalars()
+    return np.array(found, np.int64)
+
+
+def _chosen(
+    database: Database,
+    collection: Collection,
+    column: InstrumentedAttribute[Any],
+    ids: Sequence[int],
+) -> FaceRows:
+    rows: list[Row[int, int | None, bytes]] = []
+    query = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
+    with database.read() as connection:
+        require_unchanged(connection, collection)
+        for start in range(0, len(ids), _LOOKUP):
+            rows += connection.execute(query.where(column.in_(ids[start : start + _LOOKUP])))
+    return _rows(sorted(rows, key=lambda row: row[0]), collection.contract.dim)
+
+
+def _size(connection: Connection, collection: Collection) -> int:
+    """How many of its faces have a vector in the collection's set."""
+    mine = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
+    return connection.execute(
+        mine.with_only_columns(func.count(), maintain_column_froms=True)
+    ).scalar_one()
 
 
 def one_face_a_person(database: Database, collection: Collection, limit: int) -> FaceRows:

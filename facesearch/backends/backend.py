@@ -1,0 +1,174 @@
+"""What a vector server must do, and what it says of its contents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+
+from facesearch.errors import BackendError
+from facesearch.index.manifest import IndexHome
+from facesearch.values import F32, I64, FaceRows
+
+FORMAT = 1
+"""Version of `State` as it is stored; raised when an older reader would misread."""
+
+
+class MovedError(BackendError):
+    """The vectors were changed since the state was read: read it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a server holds of one collection. Stored beside the vectors, in the server.
+
+    Attributes:
+        library_id: the library's unique id.
+        collection_id: the collection's id in it.
+        contract: key of the model contract of the vectors.
+        dim: length of a vector.
+        mean: (D,) what was taken out of the stored vectors; None if nothing.
+        revision: the collection's revision up to which nothing is missing.
+        rows: faces in it at that revision.
+        floor: faces that a search must see at least; below `rows` only while faces are removed.
+        name: of the table or collection that holds the vectors; a rebuild makes a new one.
+        created: when that was made, UTC, ISO 8601.
+    """
+
+    library_id: str
+    collection_id: int
+    contract: str
+    dim: int
+    mean: tuple[float, ...] | None
+    revision: int
+    rows: int
+    floor: int
+    name: str
+    created: str
+
+    def dumped(self) -> str:
+        """As JSON."""
+        return json.dumps({"format": FORMAT} | asdict(self))
+
+    @staticmethod
+    def parsed(text: str, where: str) -> State:
+        """The state of that JSON.
+
+        Raises:
+            BackendError: it is not one, or of a newer format.
+        """
+        try:
+            body = json.loads(text)
+            version = body.pop("format")
+            if version > FORMAT:
+                raise BackendError(
+                    f"{where}: written by a newer facesearch (format {version}); upgrade facesearch"
+                )
+            mean = body.pop("mean")
+            return State(**body, mean=None if mean is None else tuple(map(float, mean)))
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise BackendError(
+                f"{where}: does not say what it holds; run 'facesearch index build'"
+            ) from err
+
+    def check(self, home: IndexHome, revision: int) -> None:
+        """Refuse vectors that are not of this collection, or from its future.
+
+        Args:
+            home: what they must belong to.
+            revision: the collection's revision in the database, read after this state.
+
+        Raises:
+            BackendError: they belong elsewhere, or the database is older than they.
+        """
+        mend = "run 'facesearch index build'"
+        for what, found, wanted in (
+            ("library", self.library_id, home.library_id),
+            ("collection", self.collection_id, home.collection_id),
+            ("model", self.contract, home.contract),
+            ("dimension", self.dim, home.dim),
+        ):
+            if found != wanted:
+                raise BackendError(
+                    f"{self.name}: the vectors are of {what} {found}, expected {wanted}; {mend}"
+                )
+        if (self.mean is not None) != home.centred:
+            have, want = ("centred", "plain") if self.mean else ("plain", "centred")
+            raise BackendError(f"{self.name}: the vectors are {have}, expected {want}; {mend}")
+        if self.revision > revision:
+            raise BackendError(
+                f"{self.name}: the vectors are newer (revision {self.revision}) than the database "
+                f"(revision {revision}), which looks restored from a backup; {mend}"
+            )
+
+    @property
+    def mean_vector(self) -> F32 | None:
+        """(D,) float32 `mean`."""
+        return None if self.mean is None else np.array(self.mean, np.float32)
+
+
+class Backend(Protocol):
+    """The vectors of one collection in a server. Safe to use from several threads.
+
+    Every method may raise `BackendUnreachableError` after the time the settings allow, and
+    `MovedError` where the state given is not the server's any more.
+    """
+
+    where: str
+    """The server's place, for messages."""
+
+    def state(self) -> State | None:
+        """What the server holds; None if nothing was ever built."""
+        ...
+
+    def nearest(
+        self, state: State, queries: F32, k: int, identities: I64 | None, *, enrolled: bool
+    ) -> I64:
+        """The k faces nearest to each query, by the server's index.
+
+        Args:
+            state: what the caller believes the server to hold.
+            queries: (Q, D) float32, as they are compared.
+            k: faces wanted a query, at least 1; a server may return fewer.
+            identities: (M,) int64: only faces of these; None for all.
+            enrolled: only faces that have an identity.
+
+        Returns:
+            (Q, <= k) int64 face ids, -1 where there are no more.
+
+        Raises:
+            IncompleteError: fewer faces were searched than `state` promises.
+        """
+        ...
+
+    def write(self, state: State, upserts: Iterable[FaceRows], removed: I64) -> None:
+        """Take in faces, drop removed ones, and hold `state` from then on.
+
+        Where `state.name` is not what the server holds, that is made first, takes the other's
+        place in one step once it has all of `upserts`, and the other is dropped. Killed at any
+        instant, the former state stays, and writing the same again mends what was half done.
+
+        Args:
+            state: what the server holds then.
+            upserts: faces that are new or changed, vectors as they are compared.
+            removed: (N,) int64 face ids.
+
+        Raises:
+            IncompleteError: the server has another number of faces then than `state` says.
+        """
+        ...
+
+    def read(self, state: State, first: int, last: int) -> FaceRows:
+        """The faces held with ids from `first` up to but not including `last`, ascending."""
+        ...
+
+    def drop(self) -> None:
+        """Hold nothing of the collection any more."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...

@@ -1,0 +1,77 @@
+"""The kinds of index that must answer alike, and one Milvus server for all tests that need it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from facesearch.backends.pgvector import PgVector, Tuning
+from facesearch.store import collections, migrate
+from facesearch.store.database import Database, sqlite_url
+from tests import milvus
+from tests.backends.made import CONTRACT, Files, Library, Served
+from tests.conftest import absent
+
+pytest.register_assert_rewrite("tests.backends.contract")
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files | Served]:
+    """An empty library with an index of the kind that the parameter names."""
+    kind: str = request.param
+    url = sqlite_url(tmp_path / "library.db")
+    if kind.startswith("pgvector"):
+        url = request.getfixturevalue("pgvector_server").database(f"test_{uuid.uuid4().hex}")
+    database = Database(url)
+    migrate.upgrade(database)
+    database.ensure_library()
+    library = Library(
+        database, collections.ensure(database, "default", CONTRACT), tmp_path / "index"
+    )
+    if kind == "faiss":
+        yield Files(library)
+    elif kind.startswith("pgvector"):
+        tuning = Tuning() if kind == "pgvector" else Tuning(exact_rows=0)
+        yield Served(library, lambda: PgVector(database, (library.collection.id, 0), 30.0, tuning))
+    else:
+        if kind == "milvus-lite":
+            if importlib.util.find_spec("milvus_lite") is None:
+                absent("no Milvus Lite here: pip install milvus-lite 'pymilvus>=3.0,<3.1'")
+            where = str(tmp_path / "milvus.db")
+        else:
+            where = request.getfixturevalue("milvus_server").url
+        yield from milvus_site(library, where)
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def milvus_server() -> Iterator[milvus.Server]:
+    """A running Milvus server, for `make test-servers`; skips elsewhere: it needs calm."""
+    if os.environ.get("FACESEARCH_TEST_MILVUS") != "1":
+        pytest.skip("a real Milvus server: make test-servers")
+    if (obstacle := milvus.obstacle()) is not None:
+        absent(obstacle)
+    server = milvus.Server()
+    server.start()
+    yield server
+    server.remove()
+
+
+def milvus_site(library: Library, url: str, *, exact: bool = True) -> Iterator[Served]:
+    """A library with its vectors in Milvus; with a graph unless `exact`."""
+    from facesearch.backends.milvus import Milvus, Tuning
+
+    tuning = Tuning() if exact else Tuning(exact_rows=0)
+    uuid_ = library.database.library_uuid()
+    served = Served(
+        library,
+        lambda: Milvus(url, uuid_, (library.collection.id, 0), 60.0, replicas=1, tuning=tuning),
+    )
+    yield served
+    served.backend.drop()
+    served.backend.close()

@@ -1,0 +1,14 @@
+"""FAISS, pgvector and Milvus Lite answer alike; Milvus itself: `test_milvus`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backends.contract import Contract
+
+
+@pytest.mark.parametrize(
+    "site", ["faiss", "pgvector", "pgvector-hnsw", "milvus-lite"], indirect=True
+)
+class TestContract(Contract):
+    """One suite, every kind."""

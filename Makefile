@@ -6,6 +6,7 @@
 VENV ?= .venv
 JOBS ?= 2
 BIN  := $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 export VENV PYTHON TORCH
 export FACESEARCH_EVAL_DATA ?= $(wildcard $(CURDIR)/../shared/data)
 
@@ -25,11 +26,11 @@ demo: setup     ## ingest, enrol and identify on the bundled photos; writes demo
 	$(BIN)/facesearch demo --output demo-out
 
 test: setup     ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-servers: setup  ## run the tests of vector servers, with a real Milvus (minutes)
 	$(BIN)/python -m pip install --quiet milvus==2.3.5  # the server itself, 150 MB
-	FACESEARCH_TEST_MILVUS=1 $(BIN)/python -m pytest tests/backends -n $(JOBS) --dist loadfile --max-worker-restart 0
+	FACESEARCH_TEST_MILVUS=1 $(PYTEST) tests/backends
 
 lint: setup     ## ruff and mypy
 	$(BIN)/ruff check .

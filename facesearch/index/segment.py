@@ -275,12 +275,11 @@ class Segment:
     def search_identities(self, queries: F32, k: int, scope: Scope) -> I64:
         """The nearest face of each of the k nearest identities: (Q, k) keys, best first."""
         allowed = self._allowed(self._enrolled, scope)
-        faces_each = min(_FACES_AN_IDENTITY, self.enrolled_faces / max(1, self.enrolled))
         kept, pending = self._by_index(
             queries,
             k,
             max(k * _FACES_AN_IDENTITY, self._rerank),
-            math.ceil(k * faces_each),
+            math.ceil(k * self._faces_each),
             allowed,
             lambda keys: self._best_distinct(keys, k),
             lambda _: self._distinct(allowed, scope),
@@ -336,6 +335,13 @@ class Segment:
                     break
                 kept[pending] = self._fetch(queries[pending], fetch, allowed, reduce)
         return kept, pending
+
+    @cached_property
+    def _faces_each(self) -> float:
+        """Rows to keep for every identity wanted of those that FAISS sorts out, if it does."""
+        if self._refining is None:  # counting would sort, for nothing, what one query is asked of
+            return _FACES_AN_IDENTITY
+        return min(_FACES_AN_IDENTITY, self.enrolled_faces / max(1, self.enrolled))
 
     @cached_property
     def _enrolled(self) -> Mask | None:

@@ -78,7 +78,7 @@ class OnGpu:
         return self._index.dim
 
     def cost(self, queries: int, allowed: int) -> float:
-        """As `VectorIndex.cost`; that of the GPU even before the copy is made, to be asked for it."""
+        """As `VectorIndex.cost`, as if the copy were made: it is to be asked for."""
         if self._failed or allowed < len(self):
             return self._index.cost(queries, allowed)
         return queries * len(self) * _ROW_COST

@@ -326,6 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, nargs="?", default=root, help="a folder for each person")
     parser.add_argument("--parts", action="store_true", help="tune the last layer, the last block")
+    parser.add_argument("--last", action="store_true", help="tune the last block alone")
     parser.add_argument("--report", action="store_true", help="from scratch: train no more")
     parser.add_argument("--all", action="store_true", help="tune every weight")
     parser.add_argument("--scratch", action="store_true", help="train from random weights")
@@ -343,6 +344,9 @@ def main() -> None:
             print(write("train_scratch", head, body))
         elif options.all:
             print(write("train_all", head, every_weight(data, kept)))
+        elif options.last:
+            deepest = [one for one in DEEPER if one[0] == "last"]
+            tuning(data, cache, deepest, lambda body: print(write("train_last", head, body)))
         elif options.parts:
             tuning(data, cache, DEEPER, lambda body: print(write("train_parts", head, body)))
         else:

@@ -56,7 +56,8 @@ class _Place:
         report: what this process did so far.
         before: what those did that died in its place.
         error: with which it ended.
-        bidden: whether it said goodbye; one that ends without died.
+        left: whether it said goodbye; one that ends without died.
+        done: whether it had come to its end then, rather than been told to stop.
     """
 
     member: Member
@@ -65,7 +66,8 @@ class _Place:
     report: Report = field(default_factory=Report)
     before: Report = field(default_factory=Report)
     error: FacesearchError | None = None
-    bidden: bool = False
+    left: bool = False
+    done: bool = False
 
 
 class _Team:
@@ -117,14 +119,14 @@ class _Team:
                 except (EOFError, OSError):
                     del open_[channel]
                     channel.close()
-                    if not place.bidden and self._died(place):
+                    if not place.left and self._died(place):
                         open_[place.channel] = place
                     continue
                 if isinstance(said, Report):
                     place.report = said
                     self._progress(self.report(ended=False))
-                elif said is None:
-                    place.bidden = True
+                elif isinstance(said, bool):
+                    place.left, place.done = True, said
                 else:
                     place.error = said
 
@@ -174,12 +176,15 @@ class _Team:
         for place in self._places:
             if place.error:
                 raise place.error
-        if not any(place.bidden for place in self._places):
-            raise FacesearchError(
-                f"every worker died ({', '.join(dict.fromkeys(self._ends))}; SIGKILL: perhaps for "
-                f"want of memory), {self._in_vain} of them in a row without a file read; "
-                "run the same command again to go on, with fewer workers"
-            )
+        if any(place.done for place in self._places):
+            return
+        if not self._ends:
+            raise FacesearchError("every worker was stopped; run the same command again to go on")
+        raise FacesearchError(
+            f"every worker died ({', '.join(dict.fromkeys(self._ends))}; SIGKILL: perhaps for "
+            f"want of memory), {self._in_vain} of them in a row without a file read; "
+            "run the same command again to go on, with fewer workers"
+        )
 
 
 def run(
@@ -233,6 +238,7 @@ def _deaf_children() -> Iterator[None]:
 
 def _live(member: Member, channel: Connection, stop: Event) -> None:
     """A member's life, in its own process."""
+    done = False
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -240,6 +246,7 @@ def _live(member: Member, channel: Connection, stop: Event) -> None:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the team's process says what follows
         if not stop.is_set():  # asked to stop before it could hear
             channel.send(member(channel.send))
+            done = True
     except (KeyboardInterrupt, BrokenPipeError):  # or the team's process is gone
         pass
     except FacesearchError as err:
@@ -250,7 +257,7 @@ def _live(member: Member, channel: Connection, stop: Event) -> None:
         channel.send(FacesearchError(f"a worker failed: {type(err).__name__}: {err} ({where})"))
     finally:
         with suppress(OSError):
-            channel.send(None)
+            channel.send(done)
         channel.close()
         watch.leave(0)
 

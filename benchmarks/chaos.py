@@ -65,10 +65,10 @@ class Trial:
 
 
 def start(library: Path, album: Path, workers: int) -> subprocess.Popen[bytes]:
-    """An ingestion in a process group of its own."""
+    """An ingestion in a process group of its own; one worker is the command itself."""
     command = [sys.executable, "-m", "facesearch.cli.main", "-L", str(library), "ingest"]
     return subprocess.Popen(
-        [*command, str(album), "--workers", str(workers)],
+        [*command, str(album), *(["--workers", str(workers)] if workers > 1 else [])],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -197,6 +197,8 @@ def left_over(engine: Engine) -> list[str]:
         ),
         "files in hand": "SELECT count(*) FROM files WHERE lease IS NOT NULL",
         "files not read": "SELECT count(*) FROM files WHERE state = 'pending'",
+        "files set aside": "SELECT count(*) FROM files WHERE reason = 'crashed'",
+        "files under suspicion": "SELECT count(*) FROM files WHERE deaths > 0",
     }
     found = []
     with engine.database.read() as connection:

@@ -70,7 +70,7 @@ FAST_640: dict[str, Any] = {**FAST, "detect_sizes": (640,)}
 
 
 def ours(
-    photos: Sequence[Path], scratch: Path, workers: int = 1, **settings: Any
+    photos: Sequence[Path], scratch: Path, workers: int | None = None, **settings: Any
 ) -> dict[str, Any]:
     """The engine, into a new library."""
     from facesearch import Engine
@@ -92,13 +92,13 @@ def ours(
         engine.ingest([first], workers=workers)
     start = time.perf_counter() - began
     with Engine.create(scratch / "library", **settings) as engine:
-        if workers == 1:  # processes of a team load their own
+        if workers is None:  # processes of a team load their own
             engine.bulk_extractor(photos[0].read_bytes(), "")
             engine.embedder().embed(np.zeros((32, 112, 112, 3), np.uint8))
         began, cpu = time.perf_counter(), _cpu_seconds()
         report = engine.ingest([album], workers=workers, progress=note)
         ended, spent = time.perf_counter(), _spent(began, cpu)
-    if workers > 1:  # children of a process that is not waited for
+    if workers:  # children of a process that is not waited for
         spent = {"seconds": spent["seconds"]}
     first_batch, before = stored[0]
     return spent | {

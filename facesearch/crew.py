@@ -21,10 +21,15 @@ from facesearch.values import Failure
 
 if TYPE_CHECKING:
     from facesearch.faces.embedder import Embedder
+    from facesearch.ingest.gate import Gate
+    from facesearch.ingest.photo import Read
+    from facesearch.ingest.plan import Plan, Target
     from facesearch.ingest.report import Report
-    from facesearch.ingest.worker import Plan, Worker
+    from facesearch.ingest.video import FilmReader
+    from facesearch.ingest.worker import Worker
     from facesearch.photos.find import Found, Ignored
     from facesearch.settings import Settings
+    from facesearch.store.outcomes import FileStamp, Outcome
 
 
 READERS, LEAST_READERS = 4, 16
@@ -86,40 +91,80 @@ class Crew(Parts):
         progress: Callable[[Report], None],
     ) -> Iterator[Worker]:
         """This process as a worker of a job."""
-        from facesearch.ingest.gate import Gate
+        from facesearch.ingest.alone import Alone
         from facesearch.ingest.shift import Shift
-        from facesearch.ingest.video import FilmReader
-        from facesearch.ingest.worker import Target, Worker
+        from facesearch.ingest.worker import Worker
 
-        target = Target(*self._target(collection), partial(self._target, collection, anew=True))
-        policy, limits = self.settings.ingest, self.settings.photos
-        gate = Gate(policy.min_quality, policy.min_face, policy.crops)
-        readers = max(READERS * self.threads, LEAST_READERS)
-        film = FilmReader(
-            self._extract_bytes,
-            lambda: target.embedder(),
-            gate,
-            policy.video_every,
-            limits,
-            readers,
-        )
+        target, limit_s = self._goal(collection), self.settings.ingest.max_seconds
+        hello = Hello(self.root, self.settings, self._model_given, collection)
         with Shift(self.database, job, report) as shift:
             yield Worker(
                 self.database,
                 target,
                 self._extract,
-                readers,
+                self._readers,
                 shift,
-                film,
-                policy.max_seconds,
-                gate,
+                self._film(target),
+                partial(Alone, hello, limit_s),
+                limit_s,
+                self._gate,
                 progress,
                 self._load_extractor,
             )
 
-    def _share(self, task: Task, workers: int, progress: Callable[[Report], None]) -> Report:
-        """Do a task in this process, or in several with an equal share of the cores each."""
-        if workers == 1:
+    def read_one(
+        self, file: FileStamp, collection: str, alive: Callable[[], None]
+    ) -> Read | list[Outcome]:
+        """A photo's faces, or a video and its frames, as the worker reads them; stores nothing.
+
+        Args:
+            file: the photo or video.
+            collection: where it is to go.
+            alive: called with every frame.
+        """
+        from facesearch.ingest import photo
+        from facesearch.photos.video import is_video
+
+        if not is_video(file.path):
+            return photo.read(self._extract, file, lambda sha256: False)
+        # looked up for each anew, since the collection may have gone over to another model
+        return self._film(self._goal(collection))(file, alive)
+
+    def _goal(self, collection: str) -> Target:
+        """Where faces go, and how to look that up again."""
+        from facesearch.ingest.plan import Target
+
+        return Target(*self._target(collection), partial(self._target, collection, anew=True))
+
+    def _film(self, target: Target) -> FilmReader:
+        """What reads videos, for a collection."""
+        from facesearch.ingest.video import FilmReader
+
+        return FilmReader(
+            self._extract_bytes,
+            lambda: target.embedder(),
+            self._gate,
+            self.settings.ingest.video_every,
+            self.settings.photos,
+            self._readers,
+        )
+
+    @property
+    def _gate(self) -> Gate:
+        """Which faces are stored."""
+        from facesearch.ingest.gate import Gate
+
+        policy = self.settings.ingest
+        return Gate(policy.min_quality, policy.min_face, policy.crops)
+
+    @property
+    def _readers(self) -> int:
+        """Photos in hand at once."""
+        return max(READERS * self.threads, LEAST_READERS)
+
+    def _share(self, task: Task, workers: int | None, progress: Callable[[Report], None]) -> Report:
+        """Do a task in this process, or in others with an equal share of the cores each."""
+        if workers is None:
             return self._ingest(task, progress)
         from facesearch.ingest import team
 
@@ -156,6 +201,28 @@ class Task:
     listed: Iterable[str]
     collection: str
     plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a process is told that reads suspects (`facesearch.alone`).
+
+    Attributes:
+        root: the library's directory.
+        settings: with which it is open here.
+        model_given: whether the caller named a model.
+        collection: name of the collection.
+    """
+
+    root: Path
+    settings: Settings
+    model_given: bool
+    collection: str
+
+    def crew(self) -> Crew:
+        """The library, opened in the process that is told."""
+        database = library.connect(self.root, self.settings)
+        return Crew(Library(self.root, self.settings, database, self.model_given))
 
 
 def _member(

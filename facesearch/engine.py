@@ -87,7 +87,7 @@ class Engine(Upgrades):
         listed: Iterable[str] = (),
         retry_failed: bool = False,
         rescan: bool = False,
-        workers: int = 1,
+        workers: int | None = None,
         progress: Callable[[Report], None] = lambda report: None,
     ) -> Report:
         """Find, read, detect, align, embed and store every face of the photos in `sources`.
@@ -102,9 +102,10 @@ class Engine(Upgrades):
             listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
             rescan: notice, too, files in `sources` that were moved or are gone.
-            workers: processes to share the work; the same ingestion may also run several times at
-                once, here or, on a database server, on other machines. More than one needs the
-                caller's main module to be importable (`if __name__ == "__main__"`).
+            workers: processes to share the work, replaced if they die; None: this one does it.
+                The same ingestion may also run several times at once, here or, on a database
+                server, on other machines. Any number needs the caller's main module to be
+                importable (`if __name__ == "__main__"`).
             progress: called with the report so far after every batch.
 
         Raises:
@@ -116,12 +117,12 @@ class Engine(Upgrades):
         """
         from facesearch.ingest.job import job
         from facesearch.ingest.listed import spooled
+        from facesearch.ingest.plan import Plan
         from facesearch.ingest.rescan import rescan as look_for
-        from facesearch.ingest.worker import Plan
         from facesearch.photos import archive, remote
         from facesearch.photos.find import find
 
-        if workers < 1:
+        if workers is not None and workers < 1:
             raise UsageError(f"workers = {workers}: at least one must do the work")
         roots = _roots(sources)
         find(roots)  # complain about those that are not there, before anything is recorded
@@ -134,7 +135,7 @@ class Engine(Upgrades):
         with (
             job(self.database, target, "ingest", roots) as number,
             # every worker goes through the whole list
-            spooled(listed) if workers > 1 else nullcontext(listed) as rest,
+            spooled(listed) if workers else nullcontext(listed) as rest,
         ):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)

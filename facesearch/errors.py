@@ -52,6 +52,8 @@ class Reason(StrEnum):
     """The decoder found damaged data."""
     TIMEOUT = "timeout"
     """Processing took longer than the limit for one file."""
+    CRASHED = "crashed"
+    """The process that read it, and it alone, died each time it was tried."""
     INTERNAL = "internal"
     """A defect in facesearch or a library; the message says which. Please report it."""
 

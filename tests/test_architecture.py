@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("parts",),
     ("crew",),
-    ("upgrade",),
+    ("upgrade", "alone"),
     ("engine",),
     (
         "doctor",

@@ -101,16 +101,22 @@ def test_an_ingest_killed_at_any_instant_is_completed_by_the_next(
         assert (Path(failure.path).name, failure.reason) == ("damaged.jpg", "truncated")
 
 
-def test_ctrl_c_keeps_what_was_read_and_says_how_to_go_on(album: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_keeps_what_was_read_and_says_how_to_go_on(
+    album: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     library = tmp_path / "library"
     Engine.create(library).close()
     process = ingest(library, album, quiet=False)
     while process.poll() is None and recorded(library) == 0:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, err = process.communicate(timeout=120)
     assert process.returncode in {130, 3}  # 3: it had finished just then
     if process.returncode == 130:
         assert b"Run the same command again" in err
         assert b"Traceback" not in err
     assert recorded(library) > 0
+    with Engine.open(library) as engine, engine.database.read() as connection:
+        query = "SELECT count(*) FROM files WHERE lease IS NOT NULL OR deaths > 0"
+        assert connection.exec_driver_sql(query).scalar() == 0

@@ -241,6 +241,7 @@ def summary(report: Report) -> str:
         f"{report.failed} failed",
     ]
     for n, what in (
+        (report.alone, "read alone, as a worker had died with them"),
         (report.rejected, "faces rejected (facesearch rejected)"),
         (report.elsewhere, "done meanwhile by another job"),
         (report.changed, "changed since"),
@@ -253,6 +254,9 @@ def summary(report: Report) -> str:
             parts.append(f"{n} {what}")
     if report.failed_before:
         parts.append(f"{report.failed_before} failed earlier (--retry-failed tries them again)")
+    if report.died:
+        causes = ", ".join(report.signals)
+        parts.append(f"{report.died} worker{'s' * (report.died > 1)} died ({causes})")
     line = ", ".join(parts) + f" in {report.seconds:.1f} s ({rate:.0f} files/s)"
     if report.ignored:
         kinds = ", ".join(

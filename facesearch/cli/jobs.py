@@ -67,7 +67,13 @@ def jobs_show(
     common.table("", ["", ""], rows)
     columns = ["worker", "host", "process", "alive", *_SHOWN]
     workers = [
-        (w.id, w.host, w.process, "yes" if w.alive else "no", *(w.counts.get(n, 0) for n in _SHOWN))
+        (
+            w.id,
+            w.host.split("/")[0],
+            w.process,
+            "yes" if w.alive else "no",
+            *(w.counts.get(n, 0) for n in _SHOWN),
+        )
         for w in job.workers
     ]
     common.table("", columns, workers)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +19,21 @@ from facesearch.errors import UsageError
 from facesearch.store.collections import DEFAULT
 
 STDIN = Path("-")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM, and a terminal that is closed, stop the block as Ctrl-C does."""
+    signals = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {one: signal.getsignal(one) for one in signals}
+    for one, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(one, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def init(library: Library = None, json: Json = False) -> None:
@@ -59,8 +77,13 @@ def ingest(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Prune without asking.")] = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes to share the work and the cores.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes to share the work and the cores, each replaced if it dies.  "
+            "[default: the command itself does the work]",
+        ),
+    ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep figures there in Prometheus's text format."),
@@ -124,7 +147,10 @@ def ingest(
     ) as engine:
         try:
             counted = () if lists else named
-            with Progress("ingest", counted, metrics, common.wants_json(json)) as progress:
+            with (
+                _stoppable(),
+                Progress("ingest", counted, metrics, common.wants_json(json)) as progress,
+            ):
                 report = engine.ingest(
                     named,
                     collection,

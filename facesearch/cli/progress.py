@@ -33,7 +33,7 @@ class Progress:
 
     On a terminal, one live line on stderr; elsewhere a line of log every `LOG_S`; or events, a JSON
     object a line: "start", "progress" every `EVENT_S`, "failure" with each of the first failures,
-    and "end" with what became of it.
+    "death" when a worker died, and "end" with what became of it.
 
     Args:
         verb: what is being done.
@@ -60,6 +60,7 @@ class Progress:
         self._status = console.status(f"{verb} ...") if live else None
         self._events = events
         self._told: set[str] = set()
+        self._signals: dict[str, int] = {}
         self._metrics = metrics
         self._began = self._logged = self._written = time.monotonic()
         self._samples: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
@@ -99,6 +100,7 @@ class Progress:
         self._samples.append((now, report.settled, report.processed, report.faces))
         while len(self._samples) > 2 and now - self._samples[1][0] > WINDOW_S:
             self._samples.popleft()
+        self._tell_deaths(report)
         if self._status:
             self._status.update(self.line())
         elif self._events:
@@ -137,6 +139,8 @@ class Progress:
         ]
         if report.reading or report.ready:
             parts.append(f"queues {report.reading} to read, {report.ready} to store")
+        if report.suspects:
+            parts.append(f"{report.suspects} to be read alone")
         if left is not None:
             parts.append(f"{_duration(left)} left")
         return ", ".join(parts)
@@ -175,6 +179,19 @@ class Progress:
                 what = {"reason": failure.reason, "detail": failure.detail}
                 self._tell("failure", path=failure.path, **what)
 
+    def _tell_deaths(self, report: Report) -> None:
+        """Tell of workers that died since the last report."""
+        for signal, n in report.signals.items():
+            for _ in range(self._signals.get(signal, 0), n):
+                text = f"a worker died ({signal}); what it had in hand is read again, alone"
+                if self._events:
+                    self._tell("death", signal=signal)
+                elif self._status:
+                    self._status.console.print(text, markup=False, highlight=False)
+                else:
+                    common.say(text)
+        self._signals = dict(report.signals)
+
     def _write(self, *, running: bool) -> None:
         """Replace the file of metrics, so that a reader never sees half of it."""
         assert self._metrics is not None
@@ -212,7 +229,7 @@ class _Total:
 
     def _count(self, sources: list[Path | str]) -> None:
         from facesearch.errors import FacesearchError
-        from facesearch.photos.find import Found, find
+        from facesearch.photos.find import Ignored, find
         from facesearch.photos.remote import absolute, url_of
 
         if any(map(url_of, sources)):
@@ -220,7 +237,7 @@ class _Total:
         n = 0
         try:
             for item in find(map(absolute, sources)):
-                n += isinstance(item, Found)
+                n += not isinstance(item, Ignored)  # what cannot be reached counts, as a failure
                 if self._stopped:
                     return
         except FacesearchError:  # the work itself will tell

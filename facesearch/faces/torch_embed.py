@@ -93,9 +93,9 @@ class TorchEmbedder:
     def _run(self, crops: Crops) -> list[Tensor]:
         if self._pool is not None:
             # At most a batch; when there are few crops, an equal share for every thread.
-            step = min(self._batch, -(-len(crops) // self._threads))
+            step = min(self._batch, max(2, -(-len(crops) // self._threads)))
             chunks = (crops[start : start + step] for start in range(0, len(crops), step))
-            return list(self._pool.map(self._infer, chunks))
+            return list(self._pool.map(self._infer_several, chunks))
         parts: list[Tensor] = []
         done = 0
         while done < len(crops):
@@ -113,6 +113,15 @@ class TorchEmbedder:
             self._batch = max(1, min(self._batch, len(crops)) // 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _infer_several(self, crops: Crops) -> Tensor:
+        """`_infer`; a lone crop goes in twice, since oneDNN rounds one by itself differently.
+
+        So the vector of a face does not depend on which others were embedded with it.
+        """
+        if len(crops) > 1:
+            return self._infer(crops)
+        return self._infer(np.concatenate([crops, crops]))[:1]
 
     def _infer(self, crops: Crops) -> Tensor:
         """(n, D) float32 on the device, not normalised."""

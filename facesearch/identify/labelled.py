@@ -14,7 +14,7 @@ from facesearch.faces.extract import Extraction
 from facesearch.faces.quality import quality
 from facesearch.identify.calibration import Scores
 from facesearch.ingest.enroll import Entry, choose
-from facesearch.ingest.worker import bounded_map
+from facesearch.ingest.flow import bounded_map
 from facesearch.store import feed, gallery
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database

@@ -20,7 +20,7 @@ from facesearch.identify.decide import Assessed, Found, Identification, answer
 from facesearch.identify.judge import Judgement
 from facesearch.index.live import LiveIndex
 from facesearch.index.segment import Scope
-from facesearch.ingest.worker import bounded_map
+from facesearch.ingest.flow import bounded_map
 from facesearch.photos.remote import absolute
 from facesearch.store import gallery
 from facesearch.store.collections import Collection

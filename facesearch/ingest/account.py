@@ -145,6 +145,8 @@ def _sections(account: Account) -> Iterable[_Section]:
         ("faces added", report.faces),
         ("faces rejected by the policy", report.rejected),
         ("files without a face", report.no_face),
+        ("files read alone, as a worker had died with them", report.alone),
+        ("workers that died", report.died),
         ("copies of photos that were there", report.duplicates),
         ("changed since an earlier run", report.changed),
         ("moved", report.moved),
@@ -189,8 +191,8 @@ def _sections(account: Account) -> Iterable[_Section]:
     copies = account.copies
     yield _Section(
         "Copies",
-        f"{len(copies.exact):,} photos lie in several files; {len(copies.near):,} groups of photos "
-        "look alike. Nothing was dropped; `facesearch duplicates` has all.",
+        f"Photos that lie in several files: {len(copies.exact):,}; groups of photos that look "
+        f"alike: {len(copies.near):,}. Nothing was dropped; `facesearch duplicates` has all.",
         ("kind", "a file", "another", "files"),
         [
             (kind, *map(_text, group[:2]), f"{len(group):,}")

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from facesearch.errors import ManifestError, UsageError
 from facesearch.faces.boxes import overlap
 from facesearch.faces.extract import principal
+from facesearch.ingest.plan import Plan
 from facesearch.ingest.report import Report
-from facesearch.ingest.worker import Plan, Worker
+from facesearch.ingest.worker import Worker
 from facesearch.photos.find import Ignored, find
 from facesearch.photos.video import is_video
 from facesearch.store import gallery

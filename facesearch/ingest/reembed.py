@@ -15,9 +15,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from facesearch.errors import FacesearchError, PhotoError, Reason
 from facesearch.faces.embedder import Embedder, embed_each
+from facesearch.ingest.flow import bounded_map
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
-from facesearch.ingest.worker import BATCH_FACES, POLL_SECONDS, WINDOW, bounded_map
+from facesearch.ingest.worker import BATCH_FACES, POLL_SECONDS, WINDOW
 from facesearch.store import reembeddings
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database

@@ -33,6 +33,10 @@ class Report:
         failed: number of files that could not be processed.
         failures: the first `MAX_FAILURES` of them; the ledger has all.
         ignored: files passed over in folders because they are not photos, by suffix.
+        alone: files read alone, because a worker had died with them in hand.
+        died: workers that died, and were replaced unless that was in vain.
+        signals: of what, by name of the signal.
+        suspects: files that wait to be read alone, now.
         reading: files in hand that are being read, or wait for it, now.
         ready: files read that wait to be embedded and stored, now.
         workers: processes that worked on it.
@@ -59,6 +63,10 @@ class Report:
     failed: int = 0
     failures: list[Failure] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
+    alone: int = 0
+    died: int = 0
+    signals: dict[str, int] = field(default_factory=dict)
+    suspects: int = 0
     reading: int = 0
     ready: int = 0
     workers: int = 1
@@ -98,7 +106,7 @@ def together(parts: Sequence[Report], *, ended: bool) -> Report:
         parts: of each worker, so far.
         ended: whether all are done: then what none of them did another job did.
     """
-    whole = Report(job=parts[0].job, workers=len(parts))
+    whole = Report(job=max(part.job for part in parts), workers=len(parts))
     for part in parts:
         for name in part.counts():
             before, more = getattr(whole, name), getattr(part, name)

@@ -1,4 +1,9 @@
-"""Several workers on one machine: each a process of its own, with its share of the cores."""
+"""Several workers on one machine: each a process of its own, with its share of the cores.
+
+A worker that dies without a word is replaced; what it had in hand is read alone, later
+(`facesearch.ingest.alone`). Where one after the other dies and no file is read in between, it is
+not the files that are to blame, and the team gives up.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,10 @@ import signal
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import (
     ForkServerContext,
@@ -23,10 +29,13 @@ from typing import Protocol
 
 from facesearch.errors import FacesearchError
 from facesearch.ingest import watch
+from facesearch.ingest.alone import end_of
 from facesearch.ingest.report import Report, together
 
 STOP_S = 60.0
 """How long a member that was asked to stop may take to finish its batch."""
+MOST_IN_VAIN = 5
+"""Deaths in a row, without a file read in between, after which no more members are replaced."""
 
 
 class Member(Protocol):
@@ -37,13 +46,145 @@ class Member(Protocol):
 
 
 @dataclass(slots=True)
-class _Running:
-    """A member as its team sees it."""
+class _Place:
+    """A member as its team sees it: the process that works now, and what it said.
 
+    Attributes:
+        member: what it does.
+        process: that does it, the last of perhaps several.
+        channel: through which it speaks.
+        report: what this process did so far.
+        before: what those did that died in its place.
+        error: with which it ended.
+        left: whether it said goodbye; one that ends without died.
+        done: whether it had come to its end then, rather than been told to stop.
+    """
+
+    member: Member
     process: ForkServerProcess | SpawnProcess
     channel: Connection
-    report: Report
+    report: Report = field(default_factory=Report)
+    before: Report = field(default_factory=Report)
     error: FacesearchError | None = None
+    left: bool = False
+    done: bool = False
+
+
+class _Team:
+    """The members of a team.
+
+    Args:
+        members: what each does.
+        progress: told of the whole team's report as it grows.
+        needed: modules that all of them import; on Linux they are imported once.
+    """
+
+    def __init__(
+        self, members: list[Member], progress: Callable[[Report], None], needed: Sequence[str]
+    ) -> None:
+        # a process that has imported everything and computed nothing can be forked safely
+        if sys.platform == "linux":
+            self._context: ForkServerContext | SpawnContext = multiprocessing.get_context(
+                "forkserver"
+            )
+        else:
+            self._context = multiprocessing.get_context("spawn")
+        self._context.set_forkserver_preload(list(needed))
+        self._progress = progress
+        self._stop = self._context.Event()
+        self._ends: list[str] = []
+        self._in_vain = self._processed = 0
+        self._replace = True
+        with _deaf_children():
+            self._places = [_Place(member, *self._started(member)) for member in members]
+
+    def _started(self, member: Member) -> tuple[ForkServerProcess | SpawnProcess, Connection]:
+        mine, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_live, args=(member, theirs, self._stop), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return process, mine
+
+    def listen(self) -> None:
+        """Take in what members say until each has said its last."""
+        open_ = {place.channel: place for place in self._places if not place.channel.closed}
+        while open_:
+            for channel in wait(list(open_)):
+                assert isinstance(channel, Connection)
+                place = open_[channel]
+                try:
+                    said = channel.recv()
+                except (EOFError, OSError):
+                    del open_[channel]
+                    channel.close()
+                    if not place.left and self._died(place):
+                        open_[place.channel] = place
+                    continue
+                if isinstance(said, Report):
+                    place.report = said
+                    self._progress(self.report(ended=False))
+                elif isinstance(said, bool):
+                    place.left, place.done = True, said
+                else:
+                    place.error = said
+
+    def _died(self, place: _Place) -> bool:
+        """Note the death of a member; whether another was put in its place."""
+        place.process.join(STOP_S)
+        self._ends.append(end_of(place.process.exitcode or 0))
+        processed = self.report(ended=False).processed
+        self._in_vain = 1 if processed > self._processed else self._in_vain + 1
+        self._processed = processed
+        replace = self._replace and self._in_vain < MOST_IN_VAIN
+        if replace:
+            place.before = together([place.before, place.report], ended=False)
+            place.before.reading = place.before.ready = place.before.suspects = 0
+            place.report = Report()
+            with _deaf_children():
+                place.process, place.channel = self._started(place.member)
+        self._progress(self.report(ended=False))
+        return replace
+
+    def stop(self) -> None:
+        """Ask every member to finish its batch, and hear what they say meanwhile."""
+        self._stop.set()
+        self._replace = False
+        self._progress = lambda report: None
+        for place in self._places:  # a terminal's Ctrl-C reaches them, kill(1) only their parent
+            if place.process.is_alive() and place.process.pid:
+                os.kill(place.process.pid, signal.SIGINT)
+        self.listen()
+
+    def close(self) -> None:
+        """Wait for every member's process to end."""
+        for place in self._places:
+            place.process.join(STOP_S)
+            place.channel.close()
+
+    def report(self, *, ended: bool) -> Report:
+        """One report of all."""
+        parts = [part for place in self._places for part in (place.before, place.report)]
+        whole = together(parts, ended=ended)
+        whole.workers = len(self._places)
+        whole.died, whole.signals = len(self._ends), dict(Counter(self._ends))
+        return whole
+
+    def complain(self) -> None:
+        """Raise what a member ended with, or that none came to its end."""
+        for place in self._places:
+            if place.error:
+                raise place.error
+        if any(place.done for place in self._places):
+            return
+        if not self._ends:
+            raise FacesearchError("every worker was stopped; run the same command again to go on")
+        raise FacesearchError(
+            f"every worker died ({', '.join(dict.fromkeys(self._ends))}; SIGKILL: perhaps for "
+            f"want of memory), {self._in_vain} of them in a row without a file read; "
+            "run the same command again to go on, with fewer workers"
+        )
 
 
 def run(
@@ -51,7 +192,8 @@ def run(
 ) -> Report:
     """Run every member in a process of its own until all are done.
 
-    A member that dies leaves its files to the others. On Ctrl-C every member finishes its batch.
+    A member that dies leaves its files to the others, and another takes its place. On Ctrl-C every
+    member finishes its batch.
 
     Args:
         members: what each does.
@@ -64,66 +206,18 @@ def run(
     Raises:
         FacesearchError: a member's first, when all have ended; or none is left and work is.
     """
-    # a process that has imported everything and computed nothing can be forked safely
-    context: ForkServerContext | SpawnContext
-    if sys.platform == "linux":
-        context = multiprocessing.get_context("forkserver")
-    else:
-        context = multiprocessing.get_context("spawn")
-    context.set_forkserver_preload(list(needed))
-    team = []
-    stop = context.Event()
-    with _deaf_children():
-        for member in members:
-            mine, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_live, args=(member, theirs, stop), daemon=True)
-            process.start()
-            theirs.close()
-            team.append(_Running(process, mine, Report()))
+    team = _Team(members, progress, needed)
     try:
-        _listen(team, progress)
+        team.listen()
     except KeyboardInterrupt:
-        stop.set()
-        for one in team:  # a terminal's Ctrl-C reaches them by itself, kill(1) only their parent
-            if one.process.is_alive() and one.process.pid:
-                os.kill(one.process.pid, signal.SIGINT)
-        _listen(team, lambda report: None)
+        team.stop()
         raise
     finally:
-        for one in team:
-            one.process.join(STOP_S)
-            one.channel.close()
-    report = together([one.report for one in team], ended=True)
+        team.close()
+    report = team.report(ended=True)
     progress(report)
-    errors = [one.error for one in team if one.error]
-    codes = [one.process.exitcode for one in team]
-    if errors:
-        raise errors[0]
-    if all(codes):
-        raise FacesearchError(
-            f"every worker died (exit codes {codes}; -9: killed, perhaps for want of memory); "
-            "run the same command again to go on, with fewer workers"
-        )
+    team.complain()
     return report
-
-
-def _listen(team: list[_Running], progress: Callable[[Report], None]) -> None:
-    """Take in what members say until each has said its last."""
-    open_ = {one.channel: one for one in team if not one.channel.closed}
-    while open_:
-        for channel in wait(list(open_)):
-            assert isinstance(channel, Connection)
-            one = open_[channel]
-            try:
-                said = channel.recv()
-            except (EOFError, OSError):
-                del open_[channel]
-                continue
-            if isinstance(said, Report):
-                one.report = said
-                progress(together([other.report for other in team], ended=False))
-            else:
-                one.error = said
 
 
 @contextmanager
@@ -144,11 +238,15 @@ def _deaf_children() -> Iterator[None]:
 
 def _live(member: Member, channel: Connection, stop: Event) -> None:
     """A member's life, in its own process."""
+    done = False
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the team's process says what follows
         if not stop.is_set():  # asked to stop before it could hear
             channel.send(member(channel.send))
+            done = True
     except (KeyboardInterrupt, BrokenPipeError):  # or the team's process is gone
         pass
     except FacesearchError as err:
@@ -158,6 +256,8 @@ def _live(member: Member, channel: Connection, stop: Event) -> None:
         where = f"{os.path.basename(last.filename)}:{last.lineno}"
         channel.send(FacesearchError(f"a worker failed: {type(err).__name__}: {err} ({where})"))
     finally:
+        with suppress(OSError):
+            channel.send(done)
         channel.close()
         watch.leave(0)
 

@@ -9,9 +9,9 @@ from facesearch.errors import PhotoError, UsageError
 from facesearch.faces.boxes import overlap
 from facesearch.faces.embedder import Embedder
 from facesearch.faces.extract import Extraction
+from facesearch.ingest.flow import bounded_map
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
 from facesearch.ingest.watch import WatchedPool
-from facesearch.ingest.worker import bounded_map
 from facesearch.photos.video import frame_path, sampled
 from facesearch.settings import PhotoLimits
 from facesearch.store.outcomes import Container, Extracted, Failed, FileStamp, Outcome

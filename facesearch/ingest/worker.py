@@ -12,19 +12,20 @@ each claims a few files at a time (`facesearch.store.leases`).
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
-from facesearch.errors import FacesearchError, ModelChangedError, PhotoError, Reason
-from facesearch.faces.embedder import Embedder, embed_each, nothing
+from facesearch.errors import ModelChangedError, PhotoError, Reason
+from facesearch.faces.embedder import embed_each, nothing
 from facesearch.faces.extract import Extraction
+from facesearch.ingest.alone import Alone, too_many
+from facesearch.ingest.flow import Counted, bounded_map
 from facesearch.ingest.gate import ELSEWHERE, Gate, assessed
+from facesearch.ingest.photo import Extract, read
+from facesearch.ingest.plan import Plan, Target
 from facesearch.ingest.report import Report
 from facesearch.ingest.shift import Shift
 from facesearch.ingest.watch import WatchedPool
@@ -43,7 +44,6 @@ from facesearch.store.outcomes import (
     FileStamp,
     Outcome,
 )
-from facesearch.store.tables import now
 from facesearch.values import Crops, Embeddings, Failure
 
 WINDOW = 4
@@ -61,71 +61,8 @@ MANY_HELD = 4096
 POLL_SECONDS = 0.5
 """Pause before looking again for files that other workers still have in hand."""
 
-T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-
-class Extract(Protocol):
-    """Reads one photo: file to aligned faces. Called from many threads at once."""
-
-    def __call__(self, path: str, known: Callable[[str], bool]) -> Extraction | str:
-        """The photo's faces; or its sha256 alone where `known(sha256)` says it is stored.
-
-        Raises:
-            PhotoError: the photo cannot be read.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Which unchanged files are read again.
-
-    Attributes:
-        retry_failed: those that failed because of their content; those that failed for a reason
-            that may have passed (`TRANSIENT`) are always tried again.
-        restore_erased: those of which a face was erased; only enrolment, where the user names the
-            person, does this.
-        began: when the job began: what was recorded since is this job's, or another's that runs
-            at the same time, and is not tried again.
-    """
-
-    retry_failed: bool = False
-    restore_erased: bool = False
-    began: datetime = field(default_factory=now)
-
-    def wanted(self, before: Known, item: Work) -> bool:
-        """Whether a file that the ledger knows is to be processed."""
-        if before.state == ledger.PENDING:
-            return True
-        if isinstance(item, Failed):  # what was stored before it vanished stands
-            return before.state == ledger.FAILED and before.recorded_at < self.began
-        if before.state == ledger.GONE or before.stamp != item:
-            return True
-        if before.state == ledger.FAILED:
-            again = self.retry_failed or before.reason in ledger.TRANSIENT
-            return again and before.recorded_at < self.began
-        return self.restore_erased and before.state == ledger.ERASED
-
-
-@dataclass(slots=True)
-class Target:
-    """Where faces go, and by which model: the collection may go over to another meanwhile.
-
-    Attributes:
-        collection: where faces go.
-        embedder: gives what makes vectors of aligned faces, of the collection's contract; asked
-            for when the first face is there.
-        look_up: gives both as they are now.
-    """
-
-    collection: Collection
-    embedder: Callable[[], Embedder]
-    look_up: Callable[[], tuple[Collection, Callable[[], Embedder]]]
-
-    def follow(self) -> None:
-        """Look both up again."""
-        self.collection, self.embedder = self.look_up()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +77,7 @@ class Worker:
         shift: this process's part in the job.
         film: a video to its outcome and those of its frames that are kept; calls its second
             argument with every frame.
+        alone: a process in which suspects are read, one at a time.
         limit_s: how long a photo may take, or a video between two frames, until it is given up;
             0 for any time.
         gate: which faces are stored.
@@ -153,6 +91,7 @@ class Worker:
     threads: int
     shift: Shift
     film: Callable[[FileStamp, Callable[[], None]], list[Outcome]]
+    alone: Callable[[], Alone]
     limit_s: float = 0.0
     gate: Gate = field(default_factory=Gate)
     progress: Callable[[Report], None] = lambda report: None
@@ -163,11 +102,12 @@ class Worker:
         """Where faces go, as last looked up."""
         return self.target.collection
 
-    def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan = Plan()) -> Report:
+    def run(self, paths: Iterable[str | Failure], report: Report, plan: Plan) -> Report:
         """Process every path that is not done yet; failures are recorded and the rest goes on.
 
         Files that another worker has in hand are left to it; at the end this one waits for them,
-        and takes them over if the other dies.
+        and takes them over if the other dies. What a worker died with is read last, one at a time,
+        in a process of its own.
 
         On Ctrl-C, what was extracted is embedded and recorded before KeyboardInterrupt goes on.
 
@@ -184,11 +124,14 @@ class Worker:
         pool = WatchedPool[Work](self.threads, self.limit_s, _overdue)
         others = _Others()
         try:
-            self._process(pool, self._to_do(paths, report, plan, others), report, plan, others)
-            while others.holding:
-                mine = self._left(report, plan, others)
+            remaining = iter(paths)
+            while not others.walked or others.holding or others.suspects:
+                mine = self._to_do(remaining, report, plan, others)
                 self._process(pool, mine, report, plan, others)
-                if others.holding and not mine:
+                read_alone = self._suspects(report, plan, others)
+                left = self._left(report, plan, others)
+                self._process(pool, left, report, plan, others)
+                if others.walked and others.holding and not left and not read_alone:
                     time.sleep(POLL_SECONDS)
         finally:
             pool.shutdown()
@@ -208,7 +151,7 @@ class Worker:
         faces, since = 0, time.monotonic()
         try:
             one = partial(self._one, pool=pool, plan=plan)
-            photos = _Counted(self._photos(pool, work, report, plan, others))
+            photos = Counted(self._photos(pool, work, report, plan, others))
             for done, item in enumerate(bounded_map(pool, one, photos, WINDOW * self.threads), 1):
                 pending.append(item)
                 report.reading = pool.depth
@@ -226,11 +169,14 @@ class Worker:
             raise
 
     def _to_do(
-        self, paths: Iterable[str | Failure], report: Report, plan: Plan, others: _Others
+        self, remaining: Iterator[str | Failure], report: Report, plan: Plan, others: _Others
     ) -> Iterator[Work]:
-        """Files that are to be read, as this worker has claimed them."""
-        remaining = iter(paths)
-        while chunk := list(islice(remaining, BATCH_FILES)):
+        """Files that are to be read, as this worker has claimed them; until suspects are many."""
+        while len(others.suspects) <= MANY_HELD:
+            chunk = list(islice(remaining, BATCH_FILES))
+            if not chunk:
+                others.walked = True
+                return
             work = {stamp_of(item).path: item for item in map(_stamp, chunk)}
             known = self._ask(ledger.known, self.collection, work)
             report.files += len(chunk)
@@ -253,10 +199,19 @@ class Worker:
                 yield from self._left(report, plan, others)
 
     def _claim(
-        self, work: Sequence[Work], report: Report, plan: Plan, others: _Others
+        self,
+        work: Sequence[Work],
+        report: Report,
+        plan: Plan,
+        others: _Others,
+        *,
+        alone: bool = False,
     ) -> list[Work]:
-        got = self._ask(leases.claim, self.collection, work, self.shift.worker, plan.wanted)
+        got = self._ask(
+            leases.claim, self.collection, work, self.shift.worker, plan.wanted, alone=alone
+        )
         others.holding += got.held
+        others.suspects += got.suspects
         for before in got.settled:
             self._settled(before, report, plan)
         return got.mine
@@ -268,6 +223,54 @@ class Worker:
         for start in range(0, len(held), BATCH_FILES):
             mine += self._claim(held[start : start + BATCH_FILES], report, plan, others)
         return mine
+
+    def _suspects(self, report: Report, plan: Plan, others: _Others) -> int:
+        """Read what workers died with, the least suspicious first; returns how many it read.
+
+        Nothing else must be in hand.
+        """
+        suspects = sorted(others.suspects, key=lambda suspect: suspect[1])
+        others.suspects = []
+        report.suspects, before = len(suspects), report.alone
+        if suspects:
+            self.progress(replace(report))
+        with self.alone() as reader:
+            for item, deaths in suspects:
+                mine = self._claim([item], report, plan, others)
+                if others.suspects:  # it is free still; in hand only when it can be read at once
+                    item, deaths = others.suspects.pop()
+                    if not too_many(stamp_of(item), deaths):
+                        reader.start()
+                    mine = self._claim([item], report, plan, others, alone=True)
+                for file in mine:
+                    self._follow_up(
+                        partial(self._one_alone, reader, file, deaths, report, plan, others)
+                    )
+                    report.alone += 1
+                report.suspects -= 1
+        return report.alone - before
+
+    def _one_alone(
+        self,
+        reader: Alone,
+        file: Work,
+        deaths: int,
+        report: Report,
+        plan: Plan,
+        others: _Others,
+    ) -> None:
+        """Read a suspect, and record it."""
+        if isinstance(file, Failed):
+            return self._record([file], report, others)
+        seen = too_many(file, deaths) or reader.read(file)
+        if isinstance(seen, list):
+            outcomes = [o for o in seen if not self._was_erased(o, plan)]
+            return self._record(outcomes, report, others, file)
+        if isinstance(seen, tuple):
+            sha256, whole = seen[1].sha256, plan.restore_erased
+            if self._ask(ledger.is_stored, self.collection, sha256, whole=whole):
+                seen = Duplicate(file, sha256)
+        return self._embed_and_record([seen], report, others)
 
     def _photos(
         self,
@@ -339,17 +342,7 @@ class Worker:
 
         with pool.untimed():
             self.load()
-        try:
-            extraction = self.extract(file.path, is_stored)
-        except PhotoError as err:
-            return Failed(file, err.reason, err.detail)
-        except FacesearchError:
-            raise
-        except Exception as err:  # noqa: BLE001 - one photo must not end the job; recorded
-            return Failed(file, Reason.INTERNAL, f"{type(err).__name__}: {err}")
-        if isinstance(extraction, str):
-            return Duplicate(file, extraction)
-        return file, extraction
+        return read(self.extract, file, is_stored)
 
     def _flush(
         self,
@@ -429,37 +422,17 @@ class Worker:
 
 @dataclass(slots=True)
 class _Others:
-    """Work that is in other workers' hands, and what was taken over from them."""
+    """What this worker does not read with the rest.
+
+    Attributes:
+        holding: in other workers' hands.
+        suspects: what workers died with, and how many did.
+        walked: whether there are no more files to come.
+    """
 
     holding: list[Work] = field(default_factory=list)
-
-
-class _Counted(Iterator[T]):
-    """An iterator that knows how many it has given."""
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self.count = 0
-        self._items = iter(items)
-
-    def __next__(self) -> T:
-        item = next(self._items)
-        self.count += 1
-        return item
-
-
-def bounded_map(
-    pool: ThreadPoolExecutor | WatchedPool[T],
-    function: Callable[[T], R],
-    items: Iterable[T],
-    window: int,
-) -> Iterator[R]:
-    """`map` on a pool, in order, with at most `window` results computed ahead."""
-    source = iter(items)
-    futures: deque[Future[R]] = deque(pool.submit(function, x) for x in islice(source, window))
-    while futures:
-        result = futures.popleft().result()
-        futures.extend(pool.submit(function, x) for x in islice(source, 1))
-        yield result
+    suspects: list[tuple[Work, int]] = field(default_factory=list)
+    walked: bool = False
 
 
 def _overdue(item: Work, limit_s: float) -> Failed:

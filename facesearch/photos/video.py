@@ -26,6 +26,8 @@ _COMPLETE = 0.9
 
 # FFmpeg would talk on stderr about every damaged file; read when the first video is opened
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+if "OPENCV_LOG_LEVEL" not in os.environ:  # and OpenCV would warn of each that FFmpeg refuses
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
 def is_video(name: str) -> bool:

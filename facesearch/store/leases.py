@@ -3,6 +3,10 @@
 A file is claimed by writing the worker's id beside it. Recording what became of it takes the lease
 away. A lease lasts as long as its worker is heard of (`jobs`); then whoever meets the file takes it
 over, and the first worker, should it come back, finds that its outcome is no longer wanted.
+
+A worker that died may have died of a file. Which one is not known, so all that it had in hand are
+suspects: each is claimed alone from then on, by a worker that has nothing else in hand, until it
+has been read. So of the deaths that are counted for a file, only the first can be another's fault.
 """
 
 from __future__ import annotations
@@ -32,11 +36,14 @@ class Claim:
         mine: to be processed by the caller.
         held: in the hands of other workers.
         settled: what the ledger says of those that need nothing any more.
+        suspects: those that a worker died with, and how many did; nobody has them in hand, and each
+            is to be claimed alone.
     """
 
     mine: list[Work]
     held: list[Work]
     settled: list[Known]
+    suspects: list[tuple[Work, int]]
 
 
 def claim(
@@ -45,8 +52,10 @@ def claim(
     work: Sequence[Work],
     worker: int,
     wanted: Callable[[Known, Work], bool],
+    *,
+    alone: bool = False,
 ) -> Claim:
-    """Take files in hand, in one transaction; files of dead workers are taken over.
+    """Take files in hand, in one transaction; those of dead workers are taken from them.
 
     Args:
         database: the store.
@@ -54,6 +63,7 @@ def claim(
         work: a few hundred files at most; each path once.
         worker: the caller.
         wanted: whether a file that the ledger knows is to be processed.
+        alone: `work` is one file, and the caller has nothing else in hand: it may be a suspect.
 
     Raises:
         StoreError, LibraryError, DiskFullError: nothing was claimed.
@@ -69,8 +79,8 @@ def claim(
         holders = {k.lease for _, k in known.values() if k.lease not in (None, worker)}
         gone = jobs.dead(connection, [holder for holder in holders if holder is not None])
         new = _insert(connection, collection, [w for w in work if _text(w) not in known], worker)
-        result = Claim([], [], [])
-        taken = []
+        result = Claim([], [], [], [])
+        taken, bereft = [], []
         for item in work:
             text = _text(item)
             if text not in known:
@@ -79,11 +89,21 @@ def claim(
             row_id, before = known[text]
             if not wanted(before, item):
                 result.settled.append(before)
-            elif before.lease in (None, worker) or before.lease in gone:
+                continue
+            died = before.lease in gone
+            if not died and before.lease not in (None, worker):
+                result.held.append(item)
+                continue
+            if died:
+                bereft.append(row_id)
+            if alone or not before.deaths + died:
                 taken.append(row_id)
                 result.mine.append(item)
             else:
-                result.held.append(item)
+                result.suspects.append((item, before.deaths + died))
+        if bereft:
+            change = update(FileRow).where(FileRow.id.in_(bereft))
+            connection.execute(change.values(lease=None, deaths=FileRow.deaths + 1))
         if taken:
             connection.execute(update(FileRow).where(FileRow.id.in_(taken)).values(lease=worker))
         return result

@@ -44,13 +44,16 @@ it anew reads it again. Gone: `--rescan` found it missing; what was stored of it
 
 TRANSIENT = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.INTERNAL})
 """Reasons of a failure that may have passed at the next run, though the file has not changed."""
+UNKNOWN = TRANSIENT | {Reason.CRASHED}
+"""Reasons of a failure that leave open what the file holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the ledger says of a file: how it was stamped, what became of it, why, and when.
 
-    `lease` is the id of the worker that has it in hand, if any.
+    `lease` is the id of the worker that has it in hand, if any; `deaths` is how many died so since
+    it was last read.
     """
 
     stamp: FileStamp
@@ -58,6 +61,7 @@ class Known:
     reason: str | None
     lease: int | None
     recorded_at: datetime
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ SELECT_KNOWN = select(
     FileRow.reason,
     FileRow.lease,
     FileRow.updated_at,
+    FileRow.deaths,
 )
 """What `known_row` makes a `Known` of."""
 
@@ -118,9 +123,9 @@ def by_paths(collection: Collection, paths: SizedIterable[str]) -> ColumnElement
 
 def known_row(row: Row[*tuple[Any, ...]]) -> Known:
     """A row of `SELECT_KNOWN` as a value."""
-    path, _, size, mtime_ns, state, reason, lease, at = row
+    path, _, size, mtime_ns, state, reason, lease, at, deaths = row
     at = at.replace(tzinfo=at.tzinfo or UTC)  # SQLite stores no time zone
-    return Known(FileStamp(from_text(path), size, mtime_ns), state, reason, lease, at)
+    return Known(FileStamp(from_text(path), size, mtime_ns), state, reason, lease, at, deaths)
 
 
 def is_stored(database: Database, collection: Collection, sha256: str, *, whole: bool) -> bool:
@@ -340,11 +345,13 @@ def _write_files(
             "photo_id": photo_id,
             "updated_at": now(),
             "lease": None,
+            # tried again, one that crashed must be read alone still
+            "deaths": int(isinstance(o, Failed) and o.reason is Reason.CRASHED),
         }
         if was is None:
             added.append(row | {"collection_id": collection_id, "path": path, "attempts": 1})
             continue
-        if isinstance(o, Failed) and o.reason in TRANSIENT:
+        if isinstance(o, Failed) and o.reason in UNKNOWN:
             row["photo_id"] = was.photo_id  # what it holds now is not known: nothing goes
         elif was.photo_id not in (None, photo_id):
             left.append(was.photo_id)
@@ -370,7 +377,7 @@ def _drop_frames(
     Those of which a face was erased stay, so that it does not come back.
     """
     paths = {to_text(o.file.path) for o in outcomes}
-    unsure = any(isinstance(o, Failed) and o.reason in TRANSIENT for o in outcomes)
+    unsure = any(isinstance(o, Failed) and o.reason in UNKNOWN for o in outcomes)
     if to_text(video) not in paths or unsure:
         return []
     begins = beginnings(video, "#t=")

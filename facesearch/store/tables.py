@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from facesearch.values import JSONValue
 
-SCHEMA_HEAD = "0009"
+SCHEMA_HEAD = "0010"
 """Revision of `migrations/versions` that these tables describe."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -128,6 +128,9 @@ class FileRow(Base):
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=now)
     lease: Mapped[int | None] = mapped_column(BigInteger)
     """The row of `workers` whose process has this file in hand; None while nobody has."""
+    deaths: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """Workers that died with this file in hand since it was last read; above zero it is read alone.
+    One that was set aside because of them keeps a one."""
 
 
 class JobRow(Base):

@@ -20,7 +20,7 @@ from facesearch.identify.calibration import set_aside
 from facesearch.identify.labelled import LabelledFaces
 from facesearch.identify.learn import Alike
 from facesearch.ingest.enroll import Entry, choose
-from facesearch.ingest.worker import bounded_map
+from facesearch.ingest.flow import bounded_map
 from facesearch.store.gallery import StoredFaces
 from facesearch.values import I64, Crops, Failure
 

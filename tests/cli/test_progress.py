@@ -43,8 +43,9 @@ def figures(path: Path) -> dict[str, float]:
 def test_without_a_terminal_a_line_now_and_then(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i in range(400):
+    for i in range(399):
         (tmp_path / f"{i}.jpg").touch()
+    (tmp_path / "bad.zip").touch()  # no archive: a file that fails
     with Progress("ingest", [tmp_path]) as tell:
         deadline = time.monotonic() + 30
         while tell._total and tell._total.found is None and time.monotonic() < deadline:

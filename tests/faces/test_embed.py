@@ -112,6 +112,15 @@ def test_one_at_a_time_equals_all_together(fp32: TorchEmbedder) -> None:
     assert np.allclose(alone, fp32.embed(CROPS).vectors, atol=1e-5)
 
 
+def test_company_does_not_change_a_vector(auto: TorchEmbedder) -> None:
+    """To the last bit: a photo read again by itself has the faces that it had among others."""
+    many = np.concatenate([np.roll(CROPS, by, axis=1) for by in range(-8, 9)])
+    expected = auto.embed(many).vectors
+    for size in (1, 2, 3, 7):
+        parts = [auto.embed(many[i : i + size]).vectors for i in range(0, len(many), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
 def test_the_contract_names_upstreams_file_and_the_colour_order(auto: TorchEmbedder) -> None:
     assert auto.contract.name == "sface"
     assert auto.contract.dim == 128

@@ -126,9 +126,11 @@ def test_a_member_that_dies_leaves_its_work_to_the_others(
                 killed.append(members[0].process)
                 os.kill(members[0].process, signal.SIGKILL)
 
-        engine.ingest([album], workers=2, progress=kill_one)
+        report = engine.ingest([album], workers=2, progress=kill_one)
         assert states(engine) == {("done", 1): 100}
         assert engine.counts().faces == 100
+        assert (report.died, report.signals, report.workers) == (1, {"SIGKILL": 1}, 2)
+        assert len(engine.jobs()[0].workers) == 3  # another took its place
 
 
 def test_a_job_that_fails_says_why(make_album: Album, tmp_path: Path) -> None:

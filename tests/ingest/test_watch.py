@@ -18,8 +18,8 @@ from PIL import Image
 from facesearch import Engine
 from facesearch.errors import FacesearchError, Reason
 from facesearch.faces.extract import Extraction
+from facesearch.ingest.flow import bounded_map
 from facesearch.ingest.watch import MOST_LOST, WatchedPool
-from facesearch.ingest.worker import bounded_map
 from tests.conftest import REPOSITORY
 
 Album = Callable[[int], Path]

@@ -68,7 +68,8 @@ def test_an_outcome_counts_only_while_the_file_is_in_hand(
     slow, quick = jobs.join(database, job), jobs.join(database, job)
     leases.claim(database, collection, FILES[:2], slow, unfinished)
     kill(database, slow)
-    assert leases.claim(database, collection, FILES[:2], quick, unfinished).mine == FILES[:2]
+    for file in FILES[:2]:
+        leases.claim(database, collection, [file], quick, unfinished, alone=True)
     late = ledger.record_leased(database, collection, [photo("/0.jpg", "a")], slow)
     assert (late.faces, late.outcomes) == (0, [])
     assert ledger.counts(database).faces == 0
@@ -97,7 +98,45 @@ def test_what_a_worker_leaves_behind_is_free(
             )
         assert not jobs.get(database, job).workers[0].alive
         jobs.beat(database, second, {})
-    assert leases.claim(database, collection, FILES, second, unfinished).mine == FILES
+    got = leases.claim(database, collection, FILES, second, unfinished)
+    if how == "left":
+        assert (got.mine, got.suspects) == (FILES, [])
+    else:
+        assert (got.mine, got.suspects) == ([], [(file, 1) for file in FILES])
+
+
+def test_a_suspect_is_claimed_alone_until_it_is_read(
+    database: Database, collection: Collection, job: int
+) -> None:
+    def claim(worker: int, *files: Work, alone: bool = False) -> leases.Claim:
+        return leases.claim(database, collection, files, worker, unfinished, alone=alone)
+
+    first, second, third = (jobs.join(database, job) for _ in range(3))
+    claim(first, *FILES[:3])
+    kill(database, first)
+    assert claim(second, *FILES[:4]).suspects == [(file, 1) for file in FILES[:3]]
+    assert claim(second, *FILES[:3]).suspects == [(file, 1) for file in FILES[:3]]  # counted once
+    assert claim(second, FILES[0], alone=True).mine == [FILES[0]]
+    assert claim(third, FILES[0], alone=True).held == [FILES[0]]
+    kill(database, second)
+    got = claim(third, *FILES[:4])  # the second had the fourth file in hand, too
+    assert got.suspects == [(FILES[0], 2), (FILES[1], 1), (FILES[2], 1), (FILES[3], 1)]
+    assert claim(third, FILES[0], alone=True).mine == [FILES[0]]
+    kill(database, third)
+    fourth = jobs.join(database, job)
+    assert claim(fourth, FILES[0], alone=True).mine == [FILES[0]]  # taken over and in hand at once
+    assert known(database, collection, "/0.jpg").deaths == 3
+    ledger.record_leased(database, collection, [photo("/0.jpg", "a")], fourth)
+    assert known(database, collection, "/0.jpg").deaths == 0
+    crashed = Failed(FileStamp("/1.jpg", 1000, 1), Reason.CRASHED, "died 3 times")
+    claim(fourth, FILES[1], alone=True)
+    ledger.record_leased(database, collection, [crashed], fourth)
+    again = leases.claim(database, collection, FILES[:2], fourth, lambda before, item: True)
+    assert (again.mine, again.suspects) == ([FILES[0]], [(FILES[1], 1)])
+
+
+def known(database: Database, collection: Collection, path: str) -> Known:
+    return ledger.known(database, collection, [path])[path]
 
 
 def test_a_worker_elsewhere_lives_as_long_as_it_is_heard_of(
@@ -162,6 +201,8 @@ def test_changed_bytes_take_the_old_photo_with_them(
     assert (done.changed, done.faces_removed) == (0, 0)
     done = store(Failed(FileStamp("/0.jpg", 3, 3), Reason.CORRUPT, "damaged"))
     assert (done.changed, done.faces_removed) == (1, 1)
+    done = store(Failed(FileStamp("/1.jpg", 3, 3), Reason.CRASHED, "died 3 times"))
+    assert (done.changed, done.faces_removed) == (0, 0)
 
 
 def test_a_duplicate_of_a_photo_that_went_is_read_again(

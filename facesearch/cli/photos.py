@@ -59,8 +59,17 @@ def ingest(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Prune without asking.")] = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes to share the work and the cores.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Processes to share the work and the cores.  [default: 1]"),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RAY",
+            help="Work on a Ray cluster: ray://HOST:PORT or another address of Ray; local-ray for "
+            "one of its own here. One worker a GPU, or 8 cores.",
+        ),
+    ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep figures there in Prometheus's text format."),
@@ -132,6 +141,7 @@ def ingest(
                     retry_failed=retry_failed,
                     rescan=rescan or prune,
                     workers=workers,
+                    on=on,
                     progress=progress,
                 )
         except KeyboardInterrupt as err:

@@ -249,10 +249,13 @@ def _all_alive(processes: Sequence[BaseProcess]) -> None:
 
 
 def _settle(engine: Engine) -> None:
-    """Wait for a compaction under way: searching alone is to be alone."""
+    """Compact what is left, and wait for it: searching alone is to be alone."""
     collection = engine.collection()
     until = time.monotonic() + 600
-    while engine.outside(collection) > engine.settings.index.max_delta and time.monotonic() < until:
+    while engine.outside(collection) > engine.settings.index.max_delta:
+        engine.compactor.start(collection.name)  # unless one is under way
+        if time.monotonic() > until:
+            raise RuntimeError("compaction does not come to an end")
         time.sleep(0.5)
 
 

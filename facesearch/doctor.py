@@ -62,9 +62,13 @@ def _check(name: str, look: Callable[[], str]) -> Check:
 
 
 def _versions() -> str:
-    names = ("torch", "faiss-cpu", "opencv-python", "numpy", "pillow", "sqlalchemy")
+    from facesearch.index.faiss_index import VERSION  # of faiss-cpu or faiss-gpu-...
+    from facesearch.index.gpu import gpus
+
+    names = ("torch", "opencv-python", "numpy", "pillow", "sqlalchemy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    return f"facesearch {__version__}, Python {platform.python_version()}, {versions}"
+    faiss = f"faiss {VERSION} ({gpus()} GPUs)" if gpus() else f"faiss {VERSION}"
+    return f"facesearch {__version__}, Python {platform.python_version()}, {versions}, {faiss}"
 
 
 def _library(root: Path) -> str:

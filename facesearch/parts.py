@@ -283,7 +283,8 @@ class Parts:
         from facesearch.index.live import LiveIndex
 
         revision = partial(collections.revision, self.database, collection.id)
-        return LiveIndex.open(home, revision, partial(self._people, collection))
+        gpu_memory = self.settings.index.gpu_memory * 2**20
+        return LiveIndex.open(home, revision, partial(self._people, collection), gpu_memory)
 
     def _caught_up(self, collection: Collection, index: LiveIndex) -> LiveIndex:
         """The index after everything committed before this call."""

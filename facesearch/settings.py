@@ -131,6 +131,8 @@ class IndexSettings:
             store's own Postgres, or "milvus" (see docs/backends.md).
         url: of a Milvus server, `http://host:19530`, or a file `NAME.db` for Milvus Lite.
         token: `user:password` of a Milvus server; empty for none.
+        gpu_memory: MiB of a GPU that the vectors of a collection may take where FAISS was built
+            for GPUs; 0 for none.
         timeout: how long a vector server may take for one request, seconds.
         replicas: copies of the faces that a Milvus server holds in memory.
     """
@@ -141,6 +143,7 @@ class IndexSettings:
     backend: Literal["faiss", "pgvector", "milvus"] = "faiss"
     url: str = ""
     token: str = ""
+    gpu_memory: int = 4096
     timeout: float = 30.0
     replicas: int = 2
 

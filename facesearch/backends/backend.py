@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from facesearch.errors import BackendError
-from facesearch.index.manifest import IndexHome
+from facesearch.index.manifest import IndexHome, Origin
 from facesearch.values import F32, I64, FaceRows
 
 FORMAT = 1
@@ -22,28 +22,16 @@ class MovedError(BackendError):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class State(Origin):
     """What a server holds of one collection. Stored beside the vectors, in the server.
 
     Attributes:
-        library_id: the library's unique id.
-        collection_id: the collection's id in it.
-        contract: key of the model contract of the vectors.
-        dim: length of a vector.
-        mean: (D,) what was taken out of the stored vectors; None if nothing.
-        revision: the collection's revision up to which nothing is missing.
         rows: faces in it at that revision.
         floor: faces that a search must see at least; below `rows` only while faces are removed.
         name: of the table or collection that holds the vectors; a rebuild makes a new one.
         created: when that was made, UTC, ISO 8601.
     """
 
-    library_id: str
-    collection_id: int
-    contract: str
-    dim: int
-    mean: tuple[float, ...] | None
-    revision: int
     rows: int
     floor: int
     name: str
@@ -84,25 +72,8 @@ class State:
         Raises:
             BackendError: they belong elsewhere, or the database is older than they.
         """
-        mend = "run 'facesearch index build'"
-        for what, found, wanted in (
-            ("library", self.library_id, home.library_id),
-            ("collection", self.collection_id, home.collection_id),
-            ("model", self.contract, home.contract),
-            ("dimension", self.dim, home.dim),
-        ):
-            if found != wanted:
-                raise BackendError(
-                    f"{self.name}: the vectors are of {what} {found}, expected {wanted}; {mend}"
-                )
-        if (self.mean is not None) != home.centred:
-            have, want = ("centred", "plain") if self.mean else ("plain", "centred")
-            raise BackendError(f"{self.name}: the vectors are {have}, expected {want}; {mend}")
-        if self.revision > revision:
-            raise BackendError(
-                f"{self.name}: the vectors are newer (revision {self.revision}) than the database "
-                f"(revision {revision}), which looks restored from a backup; {mend}"
-            )
+        if wrong := home.mismatch(self, revision):
+            raise BackendError(f"{self.name}: the vectors {wrong}; run 'facesearch index build'")
 
     @property
     def mean_vector(self) -> F32 | None:

@@ -54,9 +54,7 @@ def build(
         BackendError: the server fails; what it held before stays.
         LibraryError: another process is building this index.
     """
-    mean = home.prior
-    if mean is not None and people is not None:
-        mean = mean_of_people(mean, people)
+    mean = mean_of_people(home.prior, people)
     with (
         writing(home.directory),
         exclusive(home.directory, wait=wait),

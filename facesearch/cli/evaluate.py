@@ -358,8 +358,8 @@ def search(
     common.tuning(result)
     for f in filters:
         common.tell(
-            f"restricted to {f.selectivity:.1%} of the people: loss {f.identification_loss:.2%} of "
-            f"{f.identified}, {f.single_ms:.2f} ms a query"
+            f"restricted to {f.selectivity:.1%} of the faces by {f.by}: loss "
+            f"{f.identification_loss:.2%} of {f.identified}, {f.single_ms:.2f} ms a query"
         )
 
 

@@ -31,22 +31,26 @@ FPIR = 0.01
 """Rate of false alarms that the threshold of a generated gallery keeps."""
 STRANGERS = 1000
 SELECTIVITIES = (0.5, 0.05, 0.005)
-"""Shares of the people that a filter lets through."""
+"""Shares of the faces that a filter lets through."""
+BY_METADATA, BY_TIME = "metadata", "time"
+"""Filters: people anywhere among the faces; faces that were added one after the other."""
 _FILTERED = 400
 """Probes searched with each filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """A search restricted to some of the people.
+    """A search restricted to some of the faces.
 
     Attributes:
-        selectivity: the share of the people searched.
+        by: `BY_METADATA` or `BY_TIME`.
+        selectivity: the share of the faces searched.
         identified: probes that exact search within them identifies.
         identification_loss: of these, the share that the index does not.
         single_ms: median time of a query.
     """
 
+    by: str
     selectivity: float
     identified: int
     identification_loss: float
@@ -112,32 +116,51 @@ def made(bench: Bench, path: Path | None = None) -> tuple[Faces, Probes]:
 
 
 def filtered(faces: Faces, probes: Probes, chosen: Measured, seed: int) -> list[Filtered]:
-    """The chosen index, restricted to random people: to a half, a twentieth, a two-hundredth."""
+    """The chosen index, restricted to a half, a twentieth, a two-hundredth of the faces.
+
+    The people whom the probes show are added to what a filter lets through.
+    """
     index = faiss_index.build(np.asarray(faces.vectors, np.float16), chosen.spec)
     segment = Segment(faces, index, chosen.spec.rerank)
-    people = np.unique(faces.identity_ids[faces.identity_ids > 0])
+    vectors, mates = probes.vectors[:_FILTERED], probes.identities[:_FILTERED]
     rng = np.random.default_rng(seed)
     rows = []
     for share in SELECTIVITIES:
-        some = np.sort(rng.choice(people, max(1, round(share * len(people))), replace=False))
-        # probes of people in the filter, made so by adding those people to it
-        vectors, mates = probes.vectors[:_FILTERED], probes.identities[:_FILTERED]
-        scope = Scope(np.union1d(some, mates))
-        exact = top(vectors, faces.vectors, 1, faces.among(scope))
-        best, scores = (part[:, 0] for part in unpack(exact))
-        right = (faces.identity_ids[best] == mates) & (scores >= probes.threshold)
-        found = np.full(len(vectors), -1, np.int64)
-        times = []
-        for number in range(len(vectors)):
-            before = time.perf_counter()
-            keys = segment.search_identities(vectors[number : number + 1], 5, scope)
-            times.append(1e3 * (time.perf_counter() - before))
-            found[number] = unpack(keys)[0][0, 0]
-        again = faces.identity_ids[np.maximum(found, 0)] == mates
-        lost = float(np.mean(~again[right])) if right.any() else 0.0
-        median = round(float(np.median(times)), 4)
-        rows.append(Filtered(share, int(right.sum()), lost, median))
+        scopes = {
+            BY_METADATA: _some_people(faces, mates, share, rng),
+            BY_TIME: _some_time(faces, mates, share, rng),
+        }
+        for by, scope in scopes.items():
+            exact = top(vectors, faces.vectors, 1, faces.among(scope))
+            best, scores = (part[:, 0] for part in unpack(exact))
+            right = (faces.identity_ids[best] == mates) & (scores >= probes.threshold)
+            found = np.full(len(vectors), -1, np.int64)
+            times = []
+            for number in range(len(vectors)):
+                before = time.perf_counter()
+                keys = segment.search_identities(vectors[number : number + 1], 5, scope)
+                times.append(1e3 * (time.perf_counter() - before))
+                found[number] = unpack(keys)[0][0, 0]
+            again = faces.identity_ids[np.maximum(found, 0)] == mates
+            lost = float(np.mean(~again[right])) if right.any() else 0.0
+            median = round(float(np.median(times)), 4)
+            rows.append(Filtered(by, share, int(right.sum()), lost, median))
     return rows
+
+
+def _some_people(faces: Faces, mates: I64, share: float, rng: np.random.Generator) -> Scope:
+    """Random people, as metadata might single them out."""
+    people = np.unique(faces.identity_ids[faces.identity_ids > 0])
+    some = rng.choice(people, max(1, round(share * len(people))), replace=False)
+    return Scope(np.union1d(some, mates))
+
+
+def _some_time(faces: Faces, mates: I64, share: float, rng: np.random.Generator) -> Scope:
+    """Faces added one after the other, as those of a span of time are."""
+    rows = max(1, round(share * len(faces)))
+    start = int(rng.integers(len(faces) - rows + 1))
+    theirs = faces.face_ids[np.isin(faces.identity_ids, mates)]
+    return Scope(faces=np.union1d(faces.face_ids[start : start + rows], theirs))
 
 
 def as_csv(result: Tuning) -> str:

@@ -82,9 +82,7 @@ def build(
         LibraryError: another build is running, or the directory cannot be written.
         DiskFullError: no space; the former generation stays current.
     """
-    mean = home.prior
-    if mean is not None and people is not None:
-        mean = mean_of_people(mean, people)
+    mean = mean_of_people(home.prior, people)
     with writing(home.directory), exclusive(home.directory, wait=wait):
         _sweep(home.directory, keep=None)
         name = f"{revision:012d}-{secrets.token_hex(4)}"

@@ -48,8 +48,13 @@ def centred(vectors: F16 | F32, mean: F32 | None) -> F32:
     return result
 
 
-def mean_of_people(prior: F32, faces: F16 | F32) -> F32:
-    """(D,) float32 mean of one face a person, (N, D), and `WEIGHT` more people's, `prior`."""
+def mean_of_people(prior: F32 | None, faces: F16 | F32 | None) -> F32 | None:
+    """(D,) float32 mean of one face a person, (N, D), and `WEIGHT` more people's, `prior`.
+
+    It is `prior` if `faces` is None, and None if `prior` is: nothing is centred then.
+    """
+    if prior is None or faces is None:
+        return prior
     total = WEIGHT * prior.astype(np.float64) + faces.astype(np.float64).sum(axis=0)
     return np.asarray(total / (WEIGHT + len(faces)), np.float32)
 

@@ -97,7 +97,7 @@ class Refining(Protocol):
             keep: rows wanted of these, by their similarity; at most `fetch`.
 
         Returns:
-            (Q, keep) int64 rows, -1 where there are no more.
+            (Q, C) int64 rows, C at least `keep`; -1 where there are no more.
         """
         ...
 

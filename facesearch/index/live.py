@@ -6,6 +6,7 @@ to follow the store, `search` and `search_identities` to answer.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,9 +87,16 @@ class LiveIndex:
         dim: length of a vector.
         mean: (D,) what is taken out of the delta and of queries, as it was of the generation; None
             for nothing.
+        gpu_memory: bytes of a GPU that the generation's vectors may take.
     """
 
-    def __init__(self, generation: Generation | None, dim: int, mean: F32 | None = None) -> None:
+    def __init__(
+        self,
+        generation: Generation | None,
+        dim: int,
+        mean: F32 | None = None,
+        gpu_memory: int = 0,
+    ) -> None:
         self.generation = generation
         self.adaptation = None if generation is None else generation.adaptation
         self._dim = dim
@@ -100,7 +108,7 @@ class LiveIndex:
         revision = 0
         if generation is not None:
             faces = Faces(generation.face_ids, generation.identity_ids, generation.vectors)
-            base = Segment(faces, generation.index, generation.manifest.spec.rerank)
+            base = _searched(faces, generation, gpu_memory)
             revision = generation.manifest.revision
         self._state = State(revision, base, delta)
         self._stamp: tuple[int, ...] | None = None
@@ -112,6 +120,7 @@ class LiveIndex:
         home: IndexHome,
         revision: Callable[[], int],
         people: Callable[[], F16 | F32] | None = None,
+        gpu_memory: int = 0,
     ) -> Self:
         """The index as its current generation has it; then `apply` what changed since.
 
@@ -120,6 +129,7 @@ class LiveIndex:
             revision: the collection's revision in the database; called after the generation's
                 manifest was read, so that one published meanwhile is not taken for a stranger.
             people: as for `build`, asked for where there is no generation to take the mean of.
+            gpu_memory: bytes of a GPU that the vectors may take.
 
         Raises:
             IndexFileError: the generation is damaged, foreign, or from the database's future.
@@ -130,7 +140,7 @@ class LiveIndex:
             mean = np.array(generation.manifest.mean, np.float32)
         elif mean is not None and people is not None:
             mean = mean_of_people(mean, people())
-        return cls(generation, home.dim, mean)
+        return cls(generation, home.dim, mean, gpu_memory)
 
     @property
     def revision(self) -> int:
@@ -378,5 +388,18 @@ class LiveIndex:
         return self.compared(vectors)
 
 
+def _searched(faces: Faces, generation: Generation, gpu_memory: int) -> Segment:
+    """A generation's faces, by its index or on a GPU."""
+    index, rerank = generation.index, generation.manifest.spec.rerank
+    if gpu_memory:
+        from facesearch.index.gpu import RERANK, on_gpu
+
+        moved = on_gpu(index, generation.vectors, gpu_memory)
+        if moved is not index:
+            return Segment(faces, moved, max(rerank, RERANK))
+    return Segment(faces, index, rerank)
+
+
 def _finite(vectors: F32) -> bool:
-    return int(np.count_nonzero(np.isfinite(vectors))) == vectors.size
+    """Whether all of these, unit vectors or nearly so, are finite: then so is their sum."""
+    return math.isfinite(np.add.reduce(vectors, axis=None))

@@ -31,6 +31,27 @@ FILES = frozenset({MANIFEST, INDEX, VECTORS, FACES, IDENTITIES, ADAPTED})
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose faces an index holds, and how far.
+
+    Attributes:
+        library_id: the library they belong to.
+        collection_id: the collection they belong to.
+        contract: key of the model contract of the vectors.
+        dim: length of a vector.
+        mean: (D,) what was taken out of the stored vectors; None if nothing.
+        revision: the collection's revision up to which nothing is missing.
+    """
+
+    library_id: str
+    collection_id: int
+    contract: str
+    dim: int
+    mean: tuple[float, ...] | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class IndexHome:
     """Where a collection's index lives, and whose it is.
 
@@ -56,18 +77,37 @@ class IndexHome:
         """Whether vectors are centred before they are compared."""
         return self.prior is not None
 
+    def mismatch(self, held: Origin, revision: int) -> str:
+        """What is wrong with vectors held for this collection, if anything, in words.
+
+        Args:
+            held: what is said of them.
+            revision: the collection's revision in the database, read after that.
+        """
+        for what, found, wanted in (
+            ("library", held.library_id, self.library_id),
+            ("collection", held.collection_id, self.collection_id),
+            ("model", held.contract, self.contract),
+            ("dimension", held.dim, self.dim),
+        ):
+            if found != wanted:
+                return f"are of {what} {found}, expected {wanted}"
+        if (held.mean is not None) != self.centred:
+            have, want = ("centred", "plain") if held.mean else ("plain", "centred")
+            return f"are {have}, expected {want}"
+        if held.revision > revision:
+            return (
+                f"are newer (revision {held.revision}) than the database (revision {revision}), "
+                "which looks restored from a backup"
+            )
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Origin):
     """What a generation is.
 
     Attributes:
-        library_id: the library it belongs to.
-        collection_id: the collection it belongs to.
-        contract: key of the model contract of its vectors.
-        dim: length of a vector.
-        mean: (D,) what was taken out of the stored vectors; None if nothing.
-        revision: the collection's revision it holds.
         rows: faces in it.
         max_face_id: largest face id in it; 0 without faces.
         spec: the recipe, with the parameters it is searched with.
@@ -76,12 +116,6 @@ class Manifest:
         files: size and checksum by file name.
     """
 
-    library_id: str
-    collection_id: int
-    contract: str
-    dim: int
-    mean: tuple[float, ...] | None
-    revision: int
     rows: int
     max_face_id: int
     spec: IndexSpec
@@ -138,28 +172,10 @@ def check(manifest: Manifest, path: Path, home: IndexHome, revision: int) -> Non
     Raises:
         IndexFileError: it belongs elsewhere, or the database is older than it.
     """
-    for what, found, wanted in (
-        ("library", manifest.library_id, home.library_id),
-        ("collection", manifest.collection_id, home.collection_id),
-        ("model", manifest.contract, home.contract),
-        ("dimension", manifest.dim, home.dim),
-    ):
-        if found != wanted:
-            raise IndexFileError(
-                f"{path}: the index is of {what} {found}, expected {wanted}; {REBUILD}"
-            )
-    if (manifest.mean is not None) != home.centred:
-        state = ("centred", "plain") if manifest.mean else ("plain", "centred")
-        raise IndexFileError(
-            f"{path}: the index is of {state[0]} vectors, expected {state[1]} ones; {REBUILD}"
-        )
+    if wrong := home.mismatch(manifest, revision):
+        raise IndexFileError(f"{path}: the index's vectors {wrong}; {REBUILD}")
     if manifest.mean is not None and len(manifest.mean) != manifest.dim:
         raise IndexFileError(f"{path}: its mean does not fit its dimension; {REBUILD}")
-    if manifest.revision > revision:
-        raise IndexFileError(
-            f"{path}: the index is newer (revision {manifest.revision}) than the database "
-            f"(revision {revision}), which looks restored from a backup; {REBUILD}"
-        )
     dim, rows = manifest.dim, manifest.rows
     sizes = {VECTORS: 2 * dim * rows, FACES: 8 * rows, IDENTITIES: 8 * rows}
     if manifest.files.keys() - {ADAPTED} != {INDEX, *sizes} or any(

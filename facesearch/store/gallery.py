@@ -289,7 +289,7 @@ def candidates(database: Database, face_ids: Sequence[int]) -> dict[int, Enrolle
 
 def _enrolled(database: Database, ids: list[int]) -> dict[int, Enrolled]:
     """`candidates` for at most `_MANY` different faces."""
-    size = _FEW if len(ids) <= _FEW else _MANY
+    size = len(ids) if len(ids) <= _FEW else _MANY
     given = ids + ids[-1:] * (size - len(ids))
     rows = database.peek(_candidates(size), **dict(zip(_names(size), given, strict=True)))
     if len(rows) > len({row[0] for row in rows}):  # of a photo's files the first is told
@@ -394,7 +394,8 @@ _PATH = (
     .scalar_subquery()
 )
 _FEW, _MANY = 8, 512
-"""Faces looked up together: two statements, which the database prepares once."""
+"""Faces looked up together: a statement for each number up to the former and one for all others,
+filled up, so that the database prepares each once."""
 
 
 @cache

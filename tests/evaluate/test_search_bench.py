@@ -36,7 +36,10 @@ def test_a_generated_gallery(tmp_path: Path) -> None:
     assert body["chosen"] in body["indexes"]
     (scan,) = (row for row in body["indexes"] if row["recipe"] == "scan")
     assert scan["bytes_per_face_ram"] < 16 + 12 + 2  # 2 bits a dimension, identities, their order
-    assert [f["selectivity"] for f in body["filters"]] == [0.5, 0.05, 0.005]
+    assert [(f["by"], f["selectivity"]) for f in body["filters"]] == [
+        (by, share) for share in (0.5, 0.05, 0.005) for by in ("metadata", "time")
+    ]
+    assert all(f["identified"] for f in body["filters"])
     assert all(f["identification_loss"] < 0.05 for f in body["filters"])
 
     table = list(csv.DictReader(lines.read_text().splitlines()))

@@ -52,7 +52,11 @@ def test_the_mean_is_drawn_towards_the_prior() -> None:
     one_each = vectors[::EACH]
     assert len(one_each) == PEOPLE
     expected = (WEIGHT * 0.5 + one_each.sum(axis=0)) / (WEIGHT + PEOPLE)
-    np.testing.assert_allclose(mean_of_people(prior, one_each), expected, atol=1e-6)
+    mean = mean_of_people(prior, one_each)
+    assert mean is not None
+    np.testing.assert_allclose(mean, expected, atol=1e-6)
+    assert mean_of_people(prior, None) is prior
+    assert mean_of_people(None, one_each) is None
 
 
 def test_means_ship_for_the_bundled_model_alone() -> None:
@@ -136,7 +140,7 @@ def test_nothing_enrolled(home: IndexHome) -> None:
 
 def test_a_generation_of_other_vectors_is_refused(home: IndexHome) -> None:
     build(home, load_recipe("exact"), 1, [_rows(*_faces())])
-    with pytest.raises(IndexFileError, match=r"of centred vectors, expected plain.*index build"):
+    with pytest.raises(IndexFileError, match=r"are centred, expected plain.*index build"):
         LiveIndex.open(dataclasses.replace(home, prior=None), lambda: 1)
 
 

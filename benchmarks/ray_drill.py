@@ -5,9 +5,9 @@
 Photos of `lfw-dev` are ingested by one local worker into SQLite. Then, into Postgres, by Ray
 clusters of a head without CPUs and two or three nodes of one CPU, all on this machine, once through
 `ray://`. As soon as a third of the photos is recorded, one node gets SIGKILL: its raylet and every
-process below it.
-Afterwards the faces must be those of the local worker, byte for byte, nothing may be left over, and
-running the same command again must read nothing. Needs the extra `ray` and a Postgres to start.
+process below it. Afterwards the faces must be those of the local worker, byte for byte, nothing may
+be left over, and running the same command again must read nothing. Needs the extra `ray` and a
+Postgres to start.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Fleet(Crew):
                     counts = self._counts(task.job)
                 except StoreError:  # it is away: the workers wait for it, too
                     return
-                progress(gathered(counts))
+                progress(gathered(task.job, counts))
                 if len(counts) > where.workers * (1 + hands.DEATHS):
                     died = len(counts) - where.workers
                     raise ClusterError(
@@ -99,7 +99,8 @@ class Fleet(Crew):
             finally:
                 with suppress(FacesearchError):
                     self._dismiss(task.job)
-        report = gathered(self.database.patiently(partial(self._counts, task.job)), walked)
+        counts = self.database.patiently(partial(self._counts, task.job))
+        report = gathered(task.job, counts, walked)
         report.seconds = time.monotonic() - began
         progress(report)
         return report
@@ -159,21 +160,23 @@ def _member(root: Path, settings: Settings, model_given: bool, task: Task) -> It
         yield work
 
 
-def gathered(workers: Iterable[Mapping[str, JSONValue]], walked: Report | None = None) -> Report:
+def gathered(
+    job: int, workers: Iterable[Mapping[str, JSONValue]], walked: Report | None = None
+) -> Report:
     """One report of workers none of which looks at the files of another.
 
     Args:
+        job: number of their job.
         workers: what each has counted, those that died among them.
         walked: at the end, what is counted of hands: each once, also where two had a go at it.
     """
     from facesearch.ingest.report import Report
 
-    whole = Report(workers=0)
+    whole = Report(job=job, workers=0)
     for counts in workers:
         whole.workers += 1
-        for name in counts.keys() - {"workers", "elsewhere", "seconds"}:
-            before, more = getattr(whole, name), counts[name]
-            setattr(whole, name, more if name == "job" else before + more)
+        for name in counts.keys() - {"job", "workers", "elsewhere", "seconds"}:
+            setattr(whole, name, getattr(whole, name) + counts[name])
     if walked is not None:
         whole.files, whole.unchanged = walked.files, walked.unchanged
         whole.failed_before = walked.failed_before

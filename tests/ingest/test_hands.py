@@ -76,13 +76,13 @@ def test_a_cluster_without_what_is_asked_for_is_refused() -> None:
 def test_reports_of_workers_make_one() -> None:
     one = Report(job=3, files=600, unchanged=100, photos=400, faces=500, duplicates=60, failed=40)
     dead = Report(job=3, files=256, photos=200, faces=210, reading=9, ready=4)
-    growing = gathered([one.counts(), dead.counts()])
+    growing = gathered(3, [one.counts(), dead.counts()])
     assert (growing.job, growing.workers, growing.files) == (3, 2, 856)
     assert (growing.photos, growing.faces, growing.reading) == (600, 710, 9)
     # what the dead one had recorded, and what nobody counted, of the hand that was done twice
     failures = [Failure("/x", "empty", "")]
     walked = Report(files=856, unchanged=100, failures=failures, ignored={".md": 1})
-    whole = gathered([one.counts(), dead.counts()], walked)
+    whole = gathered(3, [one.counts(), dead.counts()], walked)
     assert (whole.files, whole.unchanged, whole.photos, whole.reading) == (856, 100, 600, 0)
     assert whole.elsewhere == 856 - 100 - 600 - 60 - 40
     assert (whole.failures, whole.ignored) == (failures, {".md": 1})

@@ -139,7 +139,7 @@ def start(
     return subprocess.Popen(
         [*command, str(album), "--on", on],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=library.with_suffix(".stderr").open("w"),
         text=True,
         env=dict(environment),
     )
@@ -152,8 +152,8 @@ def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    if process.returncode not in {0, 3}:
-        raise RuntimeError(f"facesearch ingest ended with {process.returncode}")
+    if process.returncode not in {0, 3} or not out:
+        raise RuntimeError(f"facesearch ingest ended with {process.returncode}: {out}")
     report: dict[str, Any] = json.loads(out)
     return report
 

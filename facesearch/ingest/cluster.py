@@ -15,6 +15,7 @@ import os
 import pickle
 import secrets
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -80,10 +81,25 @@ def connected(address: str) -> Iterator[None]:
     except Exception as err:  # of Ray's, gRPC's and Python's own
         line = " ".join(str(err).split())[:300]
         raise ClusterError(f"--on {address}: no Ray cluster there ({line})") from err
+    with _no_stdout():
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _no_stdout() -> Iterator[None]:
+    """What is written to stdout goes to stderr: Ray writes the last words of nodes that die."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
     try:
         yield
     finally:
-        ray.shutdown()
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _reach(address: str) -> None:

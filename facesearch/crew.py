@@ -48,13 +48,14 @@ class Crew(Parts):
     """Parts, and the workers that bring photos in."""
 
     def _target(
-        self, name: str, *, anew: bool = False
+        self, name: str, *, anew: bool = False, here: bool = True
     ) -> tuple[Collection, Callable[[], Embedder]]:
         """The collection photos go to, created if need be, and what gives its embedder.
 
         Args:
             name: of the collection.
             anew: it was looked up before: follow it to whatever model it has now.
+            here: this machine is to do the work.
         """
         from facesearch.faces import registry
         from facesearch.faces.mirror import MARK, embedder_for, mark_of, mirrored
@@ -67,14 +68,15 @@ class Crew(Parts):
             given = self._model_given and not anew
             model_name = model_name if given else known[name].contract.name
         _, model = registry.resolve(model_name, self.models_dir)
-        if self.settings.embed.device not in {"auto", "cpu"}:
+        if here and self.settings.embed.device not in {"auto", "cpu"}:
             self.embedder(model_name)  # complain about a device that is not there before working
         contract = mirrored(model.contract, mark)
         try:
             target = collections.ensure(self.database, name, contract)
         except ContractError:
             if name in known and self.collection(name).contract != known[name].contract:
-                return self._target(name, anew=anew)  # it went over to another model this instant
+                # it went over to another model this instant
+                return self._target(name, anew=anew, here=here)
             raise
 
         def embedder() -> Embedder:
@@ -236,6 +238,13 @@ def _member(
     opened = Library(root, settings, library.connect(root, settings), model_given)
     with Crew(opened) as crew:
         return crew._ingest(task, progress)
+
+
+def roots_of(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Sources as absolute paths, or URLs."""
+    from facesearch.photos import remote
+
+    return [remote.absolute(source) for source in sources]
 
 
 def walk(found: Iterable[Found | Ignored | Failure], report: Report) -> Iterator[str | Failure]:

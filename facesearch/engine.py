@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from facesearch import library
-from facesearch.crew import Task
+from facesearch.crew import Task, roots_of
 from facesearch.errors import UsageError
 from facesearch.store import calibrations, crops, gallery, jobs, ledger, presence, rejections
 from facesearch.store.collections import DEFAULT, Collection
@@ -88,6 +88,7 @@ class Engine(Upgrades):
         retry_failed: bool = False,
         rescan: bool = False,
         workers: int | None = None,
+        on: str | None = None,
         progress: Callable[[Report], None] = lambda report: None,
     ) -> Report:
         """Find, read, detect, align, embed and store every face of the photos in `sources`.
@@ -102,10 +103,12 @@ class Engine(Upgrades):
             listed: further paths, read as they are needed; one that does not exist is a failure.
             retry_failed: try files again that failed because of their content.
             rescan: notice, too, files in `sources` that were moved or are gone.
-            workers: processes to share the work, replaced if they die; None: this one does it.
-                The same ingestion may also run several times at once, here or, on a database
-                server, on other machines. Any number needs the caller's main module to be
-                importable (`if __name__ == "__main__"`).
+            workers: processes to share the work, replaced if they die; None: this one does it, or,
+                on a cluster, as many as it has room for. The same ingestion may also run several
+                times at once, here or, on a database server, on other machines. Any number needs
+                the caller's main module to be importable (`if __name__ == "__main__"`).
+            on: a Ray cluster that does the work: `ray://HOST:PORT`, another address that `ray.init`
+                takes, or "local-ray" for a Ray of its own on this machine.
             progress: called with the report so far after every batch.
 
         Raises:
@@ -114,6 +117,7 @@ class Engine(Upgrades):
             ContractError: the collection holds another model's embeddings.
             StoreError, LibraryError, DiskFullError: the library cannot be written; run again later
                 to go on.
+            ClusterError: the cluster does not answer, or gave up; likewise.
         """
         from facesearch.ingest.job import job
         from facesearch.ingest.listed import spooled
@@ -124,23 +128,23 @@ class Engine(Upgrades):
 
         if workers is not None and workers < 1:
             raise UsageError(f"workers = {workers}: at least one must do the work")
-        roots = _roots(sources)
+        roots = roots_of(sources)
         find(roots)  # complain about those that are not there, before anything is recorded
         there = (os.path.lexists, archive.split, remote.url_of)
         patterns = (r for r in roots if not any(known(r) for known in there))
         if rescan and (pattern := next(patterns, None)):
             raise UsageError(f"{pattern}: a rescan takes folders and files, not patterns")
         listed = map(remote.absolute, listed)
-        target, _ = self._target(collection)
+        target, _ = self._target(collection, here=on is None)
         with (
             job(self.database, target, "ingest", roots) as number,
             # every worker goes through the whole list
-            spooled(listed) if workers else nullcontext(listed) as rest,
+            spooled(listed) if workers and not on else nullcontext(listed) as rest,
         ):
             ledger.forget_unreachable(self.database, target, roots)
             plan = Plan(retry_failed=retry_failed)
             task = Task(number, tuple(roots), rest, collection, plan)
-            report = self._share(task, workers, self._tending(target, progress))
+            report = self._shared(on, task, workers, self._tending(target, progress))
             if rescan:
                 look_for(self.database, target, roots, task.plan.began, report)
         if report.faces:
@@ -172,11 +176,11 @@ class Engine(Upgrades):
         Returns:
             The number of faces removed, and of photos kept.
         """
-        return presence.prune(self.database, self.collection(collection), _roots(sources))
+        return presence.prune(self.database, self.collection(collection), roots_of(sources))
 
     def gone(self, sources: Iterable[str | os.PathLike[str]], collection: str = DEFAULT) -> int:
         """How many files under `sources` are gone of which something is stored still."""
-        return presence.gone(self.database, self.collection(collection), _roots(sources))
+        return presence.gone(self.database, self.collection(collection), roots_of(sources))
 
     def enroll(
         self,
@@ -870,10 +874,3 @@ class Engine(Upgrades):
             return []
         limits = odd(1).threshold.value, alike(index.enrolled()[0]).threshold.value
         return review(self.database, collection, index, face_ids, limits)
-
-
-def _roots(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Sources as absolute paths, or URLs."""
-    from facesearch.photos import remote
-
-    return [remote.absolute(source) for source in sources]

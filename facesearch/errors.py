@@ -19,9 +19,10 @@ file that imports the library.
     │   ├── SchemaError         the database's schema is older or newer than this program
     │   └── NotFoundError       a collection, identity, photo or face that does not exist
     ├── IndexFileError          an index generation is corrupt, truncated, foreign or missing
-    └── BackendError            a vector server fails, or holds what it should not
-        ├── BackendUnreachableError  it does not answer in time; it may come back
-        └── IncompleteError     it searched fewer faces than were committed
+    ├── BackendError            a vector server fails, or holds what it should not
+    │   ├── BackendUnreachableError  it does not answer in time; it may come back
+    │   └── IncompleteError     it searched fewer faces than were committed
+    └── ClusterError            a Ray cluster does not answer, or gave up
 """
 
 from __future__ import annotations
@@ -144,3 +145,7 @@ class BackendUnreachableError(BackendError):
 
 class IncompleteError(BackendError):
     """A vector server searched fewer faces than it was given: its answer could miss somebody."""
+
+
+class ClusterError(FacesearchError):
+    """A Ray cluster does not answer, or gave up; what its workers recorded stands."""

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from facesearch.crew import Crew
 from facesearch.errors import NotFoundError, UsageError
+from facesearch.fleet import Fleet
 from facesearch.store import calibrations, crops, feed, jobs, reembeddings, upgrades
 from facesearch.store.collections import DEFAULT, Collection
 from facesearch.store.reembeddings import StoredPhoto
@@ -71,7 +71,7 @@ class Activated:
     seconds: float
 
 
-class Upgrades(Crew):
+class Upgrades(Fleet):
     """A crew, and what takes a collection from one model to another."""
 
     def activate_model(

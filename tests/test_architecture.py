@@ -34,9 +34,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("parts",),
     ("crew",),
-    ("upgrade", "alone"),
+    ("fleet", "alone"),
+    ("upgrade",),
     ("engine",),
     (
+        "distribute",
         "doctor",
         "migration",
         "evaluate.lfw",
@@ -48,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 JOINS = LAYERS[4]
-HEAVY = ("torch", "faiss", "cv2", "psycopg", "pymilvus")
+HEAVY = ("torch", "faiss", "cv2", "psycopg", "pymilvus", "ray")
 
 
 def _modules() -> dict[str, Path]:
@@ -131,7 +133,12 @@ def test_each_heavy_library_is_imported_somewhere(heavy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "where"), [("psycopg", "backends.pgvector"), ("pymilvus", "backends.milvus")]
+    ("library", "where"),
+    [
+        ("psycopg", "backends.pgvector"),
+        ("pymilvus", "backends.milvus"),
+        ("ray", "ingest.cluster"),
+    ],
 )
 def test_one_file_imports_it(library: str, where: str) -> None:
     found = {

@@ -84,6 +84,14 @@ def ingest(
             "[default: the command itself does the work]",
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RAY",
+            help="Work on a Ray cluster: ray://HOST:PORT or another address of Ray; local-ray for "
+            "one of its own here. One worker a GPU, or 8 cores.",
+        ),
+    ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep figures there in Prometheus's text format."),
@@ -158,6 +166,7 @@ def ingest(
                     retry_failed=retry_failed,
                     rescan=rescan or prune,
                     workers=workers,
+                    on=on,
                     progress=progress,
                 )
         except KeyboardInterrupt as err:

@@ -57,9 +57,11 @@ class Shift:
             with suppress(FacesearchError):  # the first error is the one to tell
                 leave()
 
+    def beat(self) -> None:
+        """Note that the worker lives, and what it has done, now."""
+        with suppress(FacesearchError):  # the next may get through; if none does, others take over
+            jobs.beat(self._database, self.worker, self.report.counts())
+
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
-            try:
-                jobs.beat(self._database, self.worker, self.report.counts())
-            except FacesearchError:  # the next beat may get through; if none does, others take over
-                continue
+            self.beat()

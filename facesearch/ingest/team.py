@@ -249,12 +249,8 @@ def _live(member: Member, channel: Connection, stop: Event) -> None:
             done = True
     except (KeyboardInterrupt, BrokenPipeError):  # or the team's process is gone
         pass
-    except FacesearchError as err:
-        channel.send(_sendable(err))
     except Exception as err:  # noqa: BLE001 - goes to the team's terminal as one line
-        last = traceback.extract_tb(err.__traceback__)[-1]
-        where = f"{os.path.basename(last.filename)}:{last.lineno}"
-        channel.send(FacesearchError(f"a worker failed: {type(err).__name__}: {err} ({where})"))
+        channel.send(sendable(err))
     finally:
         with suppress(OSError):
             channel.send(done)
@@ -262,8 +258,12 @@ def _live(member: Member, channel: Connection, stop: Event) -> None:
         watch.leave(0)
 
 
-def _sendable(err: FacesearchError) -> FacesearchError:
+def sendable(err: Exception) -> FacesearchError:
     """An error that survives the way to another process with its message and exit code."""
+    if not isinstance(err, FacesearchError):
+        last = traceback.extract_tb(err.__traceback__)[-1]
+        where = f"{os.path.basename(last.filename)}:{last.lineno}"
+        return FacesearchError(f"a worker failed: {type(err).__name__}: {err} ({where})")
     plain = FacesearchError(str(err))
     plain.exit_code = err.exit_code
     return plain

@@ -312,7 +312,7 @@ def test_a_collection_keeps_its_embedding_and_the_index_its_centring(
         engine.build_index()
         centred = engine.identify(portrait).faces[0].candidates[0]
     with Engine.open(tmp_path / "levers", index_centre=False) as engine:
-        with pytest.raises(IndexFileError, match=r"centred vectors, expected plain.*index build"):
+        with pytest.raises(IndexFileError, match=r"are centred, expected plain.*index build"):
             engine.identify(portrait, threshold=0.4)
         engine.build_index()
         bare = engine.identify(portrait, threshold=0.4).faces[0].candidates[0]

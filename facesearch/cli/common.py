@@ -241,7 +241,7 @@ def summary(report: Report) -> str:
         f"{report.failed} failed",
     ]
     for n, what in (
-        (report.alone, "read alone, as a worker had died with them"),
+        (report.alone, "read alone (a worker had died with them)"),
         (report.rejected, "faces rejected (facesearch rejected)"),
         (report.elsewhere, "done meanwhile by another job"),
         (report.changed, "changed since"),

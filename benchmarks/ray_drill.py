@@ -136,13 +136,14 @@ def start(
 ) -> subprocess.Popen[str]:
     """`facesearch ingest --on`, in a process of its own."""
     command = [sys.executable, "-m", "facesearch.cli.main", "-L", str(library), "--json", "ingest"]
-    return subprocess.Popen(
-        [*command, str(album), "--on", on],
-        stdout=subprocess.PIPE,
-        stderr=library.with_suffix(".stderr").open("w"),
-        text=True,
-        env=dict(environment),
-    )
+    with library.with_suffix(".stderr").open("w") as said:
+        return subprocess.Popen(
+            [*command, str(album), "--on", on],
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env=dict(environment),
+        )
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import threading
 from typing import IO
 
 from facesearch.crew import Hello
-from facesearch.errors import FacesearchError
 from facesearch.ingest.alone import ALIVE, DONE, FAILED, READY
+from facesearch.ingest.team import sendable
 from facesearch.resources import shipped
 from facesearch.store.outcomes import FileStamp
 
@@ -40,10 +40,8 @@ def main() -> None:
             say(READY)
             while True:
                 say(DONE, crew.read_one(files.get(), hello.collection, lambda: say(ALIVE)))
-    except FacesearchError as err:
-        say(FAILED, FacesearchError(str(err)))
     except Exception as err:  # noqa: BLE001 - told as one line by who asked
-        say(FAILED, FacesearchError(f"{type(err).__name__}: {err}"))
+        say(FAILED, sendable(err))
 
 
 def _listen(requests: IO[bytes], files: queue.SimpleQueue[FileStamp]) -> None:

@@ -72,11 +72,6 @@ class OnGpu:
     def __len__(self) -> int:
         return len(self._index)
 
-    @property
-    def dim(self) -> int:
-        """Dimensions of a vector."""
-        return self._index.dim
-
     def cost(self, queries: int, allowed: int) -> float:
         """As `VectorIndex.cost`, as if the copy were made: it is to be asked for."""
         if self._failed or allowed < len(self):

@@ -48,7 +48,7 @@ from facesearch.index.centring import centred
 from facesearch.resources import shipped
 from facesearch.settings import DetectSpec, PhotoLimits
 from facesearch.train import checkpoint
-from facesearch.train.embedder import CHECKPOINT, CURVES, EmbedderRun, train
+from facesearch.train.embedder import CHECKPOINT, CURVES, EmbedderRun, Trial, train
 from facesearch.train.faces_data import LabelledCrops, Split
 from facesearch.train.held_out import measure, pairs
 from facesearch.train.trace import Trace, draw, read
@@ -179,17 +179,7 @@ def chunks(rows: Any) -> Iterator[Any]:
 def every_weight(data: LabelledCrops, kept: Path) -> dict[str, Any]:
     """The whole network tuned, and tested."""
     learn, choose, test = three_parts(data.people, SEED)
-    trial = train(
-        ALL,
-        sface(),
-        KNOWN[0].preprocessing,
-        data,
-        Split(learn, choose),
-        kept,
-        lambda line: print(line, flush=True),
-        scratch=False,
-        resume=(kept / CHECKPOINT).exists(),
-    )
+    trial = run_on(ALL, sface(), KNOWN[0].preprocessing, data, Split(learn, choose), kept)
     assert trial is not None
     before, after = (
         unit(outputs(network, data.crops[test], KNOWN[0].preprocessing))
@@ -204,6 +194,30 @@ def every_weight(data: LabelledCrops, kept: Path) -> dict[str, Any]:
         "best_epoch": trial.epoch,
         "tested_on": against(before, after, people, np.arange(len(test))),
     }
+
+
+def run_on(
+    run: EmbedderRun,
+    network: Network,
+    preprocessing: Preprocessing,
+    data: LabelledCrops,
+    split: Split,
+    kept: Path,
+    *,
+    scratch: bool = False,
+) -> Trial | None:
+    """Train every weight, from where the folder `kept` has got to; the best epoch, if any is."""
+    return train(
+        run,
+        network,
+        preprocessing,
+        data,
+        split,
+        kept,
+        lambda line: print(line, flush=True),
+        scratch=scratch,
+        resume=(kept / CHECKPOINT).exists(),
+    )
 
 
 def against(before: F32, after: F32, people: I64, rows: NDArray[np.intp]) -> dict[str, Any]:
@@ -245,17 +259,9 @@ def scratch(data: LabelledCrops, kept: Path, *, report: bool) -> dict[str, Any]:
     """
     learn, choose, test = three_parts(data.people, SEED)
     if not report:
-        train(
-            SCRATCH,
-            new_network("mobile", SCRATCH.seed),
-            Preprocessing(),
-            data,
-            Split(learn, choose),
-            kept,
-            lambda line: print(line, flush=True),
-            scratch=True,
-            resume=(kept / CHECKPOINT).exists(),
-        )
+        network = new_network("mobile", SCRATCH.seed)
+        split = Split(learn, choose)
+        run_on(SCRATCH, network, Preprocessing(), data, split, kept, scratch=True)
     told, tensors = checkpoint.load(kept / CHECKPOINT)
     with Trace(kept, CURVES, print, after=told["epoch"]) as trace:
         plot = draw(trace.rows, CURVES)

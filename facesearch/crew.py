@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from facesearch import library
 from facesearch.errors import ContractError
-from facesearch.library import Library
 from facesearch.parts import Parts
 from facesearch.store import collections
 from facesearch.store.collections import Collection
@@ -223,8 +222,7 @@ class Hello:
 
     def crew(self) -> Crew:
         """The library, opened in the process that is told."""
-        database = library.connect(self.root, self.settings)
-        return Crew(Library(self.root, self.settings, database, self.model_given))
+        return Crew(library.reopened(self.root, self.settings, self.model_given))
 
 
 def _member(
@@ -235,8 +233,7 @@ def _member(
     progress: Callable[[Report], None],
 ) -> Report:
     """One worker of a team, in a process of its own."""
-    opened = Library(root, settings, library.connect(root, settings), model_given)
-    with Crew(opened) as crew:
+    with Crew(library.reopened(root, settings, model_given)) as crew:
         return crew._ingest(task, progress)
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from facesearch import library
 from facesearch.crew import Crew, Task
 from facesearch.errors import ClusterError, FacesearchError, StoreError, UsageError
-from facesearch.library import Library
 from facesearch.store import jobs
 from facesearch.values import Failure, JSONValue
 
@@ -152,9 +151,8 @@ def _member(root: Path, settings: Settings, model_given: bool, task: Task) -> It
             failures=report.failures[known:],
         )
 
-    opened = Library(root, settings, library.connect(root, settings), model_given)
     with (
-        Fleet(opened) as fleet,
+        Fleet(library.reopened(root, settings, model_given)) as fleet,
         fleet._worker(task.job, task.collection, report, told) as worker,
     ):
         yield work

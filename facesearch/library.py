@@ -56,6 +56,11 @@ def connect(root: Path, settings: Settings) -> Database:
     return Database(settings.store.url or sqlite_url(root / DATABASE_NAME), settings.store.patience)
 
 
+def reopened(root: Path, settings: Settings, model_given: bool) -> Library:
+    """A library that another process has open, with the settings that it has there."""
+    return Library(root, settings, connect(root, settings), model_given)
+
+
 def open_library(path: Path, overrides: Mapping[str, Any]) -> Library:
     """A library whose database is there and of this program's schema.
 

@@ -10,8 +10,9 @@ Contenders, interleaved, round after round, each in a process of its own:
 - ours: `facesearch ingest`'s engine into a new SQLite library, with all cores.
 - ours_fast: the same, each face looked at and embedded once (settings `FAST`).
 - ours_fast_640: the same, and the photo looked at only with a longer side of 640 pixels.
-- ours_4_workers: as ours, with four processes. The modules they need are imported before (by the
-  process that they are forked from), their start and loading of models is timed.
+- ours_1_worker, ours_4_workers: as ours, with `workers` processes (1, 4). The modules they need are
+  imported before (by the process that they are forked from), their start and loading of models is
+  timed.
 - loop: the same weights through OpenCV, one photo after the other: `imread`, resize so that the
   longer side is 1280, `FaceDetectorYN`, `alignCrop` from the full photo, `FaceRecognizerSF`, one
   row inserted and committed per face (SQLite, WAL, synchronous FULL as ours). OpenCV may use all
@@ -120,6 +121,11 @@ def ours_fast(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
 def ours_fast_640(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
     """And looking at the photo once, at 640 pixels."""
     return ours(photos, scratch, **FAST_640)
+
+
+def ours_1_worker(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
+    """The engine, with one process that starts as each of the four does."""
+    return ours(photos, scratch, workers=1)
 
 
 def ours_4_workers(photos: Sequence[Path], scratch: Path) -> dict[str, Any]:
@@ -247,6 +253,7 @@ CONTENDERS: dict[str, Callable[[Sequence[Path], Path], dict[str, Any]]] = {
     "ours": ours,
     "ours_fast": ours_fast,
     "ours_fast_640": ours_fast_640,
+    "ours_1_worker": ours_1_worker,
     "ours_4_workers": ours_4_workers,
     "loop": loop,
     "loop_shrink": loop_shrink,

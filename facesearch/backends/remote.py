@@ -37,7 +37,7 @@ from facesearch.store.database import Database
 from facesearch.values import F16, F32, I64, Changes, FaceRows, Matches
 
 RERANK = 256
-"""Faces asked of the server for a query, at least."""
+"""Faces asked of the server for a query, at least, where no recipe was chosen."""
 _FACES_AN_IDENTITY = 4
 _GROWTH = 8
 _MOST_FETCHED = 16_384
@@ -137,7 +137,7 @@ class RemoteIndex:
             BackendError: what it holds belongs elsewhere, or is newer than the database.
         """
         with self._lock:
-            state = self.backend.state()
+            state = self._held()
             revision = collections.revision(self._database, self._collection.id)
             if state is not None:
                 state.check(self.home, revision)
@@ -148,10 +148,23 @@ class RemoteIndex:
                 view = view.after(feed.changes(self._database, self._collection, view.revision))
             self._view = view
 
+    def _held(self) -> State | None:
+        return self.backend.state()
+
     @property
     def revision(self) -> int:
         """The collection's revision that searches see."""
         return self._seen.revision
+
+    @property
+    def mean(self) -> F32 | None:
+        """(D,) what is taken out of vectors; None for nothing."""
+        return self._seen.mean
+
+    @property
+    def state(self) -> State | None:
+        """What the server holds; None if nothing."""
+        return self._seen.state
 
     def status(self) -> IndexStatus:
         """What is searched now; `superseded` counts removed faces only, files it has none."""
@@ -159,7 +172,7 @@ class RemoteIndex:
         state = view.state
         return IndexStatus(
             generation=None if state is None else state.name,
-            recipe=None,
+            recipe=None if state is None else (state.spec or self.backend.default(state.rows)).name,
             created=None if state is None else state.created,
             bytes_on_disk=0,
             rows=0 if state is None else state.rows,
@@ -258,7 +271,8 @@ class RemoteIndex:
         few = self._few(asked.scope)
         if few is not None:
             return ranked([view.compared(few)], queries, asked)
-        fetch = max(RERANK, asked.k * (_FACES_AN_IDENTITY if asked.distinct else 1))
+        rerank = view.state.spec.rerank if view.state.spec else RERANK
+        fetch = max(rerank, asked.k * (_FACES_AN_IDENTITY if asked.distinct else 1))
         found = self._fetched(view, view.state, queries, fetch, asked)
         pending = np.flatnonzero(found.counts < asked.k)
         wanted = min(asked.k, self._available(asked)) if len(pending) else 0

@@ -33,7 +33,7 @@ def served(
     milvus_server: milvus.Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """3,000 faces in a graph."""
-    from facesearch.backends.milvus import Milvus, Tuning
+    from facesearch.backends.milvus import Milvus
 
     root: Path = tmp_path_factory.mktemp("library")
     database = Database(sqlite_url(root / "library.db"))
@@ -43,11 +43,10 @@ def served(
     rng = np.random.default_rng(11)
     faces = people(rng, PEOPLE, EACH, DIM)
     library.add(faces, np.repeat(np.arange(1, PEOPLE + 1), EACH))
-    tuning = Tuning(exact_rows=0, effort=512)
     served = Served(
         library,
         lambda: Milvus(
-            milvus_server.url, uuid_, (library.collection.id, 0), 60, replicas=1, tuning=tuning
+            milvus_server.url, uuid_, (library.collection.id, 0), 60, replicas=1, exact_rows=0
         ),
     )
     served.build()

@@ -230,7 +230,8 @@ class Client:
             for index in there:
                 client.drop_index(name, index, timeout=self._timeout_s)
         params = client.prepare_index_params()
-        params.add_index("vector", index_type=kind, metric_type="IP", params=built)
+        # as one entry, which Milvus takes apart: Milvus Lite overlooks what pymilvus takes apart
+        params.add_index("vector", index_type=kind, metric_type="IP", params={"params": built})
         client.create_index(name, params, timeout=self._timeout_s, sync=False)
 
     def _wait_for_index(self, name: str, kind: str, rows: int) -> None:
@@ -310,7 +311,7 @@ class Client:
         )
         ids = np.full((len(queries), k), -1, np.int64)
         for row, hits in enumerate(found):
-            ids[row, : len(hits)] = [hit.id for hit in hits]
+            ids[row, : len(hits)] = hits.ids
         return ids
 
     def read(self, name: str, dim: int, first: int, last: int) -> FaceRows:

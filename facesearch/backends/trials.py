@@ -32,6 +32,8 @@ from facesearch.values import F16, F32, I64, FaceRows
 
 _QUERIES = 32
 """Queries asked of a server at once: a thousand would take longer than one request may."""
+_MOST_FETCHED = 1024
+"""Faces asked for a query at most: each is read from the store, and the codes are fine ones."""
 _BATCH = 16_384
 """Faces laid out at a time."""
 
@@ -152,7 +154,7 @@ class _Served:
     @property
     def fetches(self) -> Sequence[int]:
         coded = self.spec.factory.endswith("SQ8")  # else fetching more finds nothing more
-        return RERANKS if coded else [self.spec.rerank]
+        return [n for n in RERANKS if n <= _MOST_FETCHED] if coded else [self.spec.rerank]
 
     def finds(self, value: int) -> _Rows:
         return _Rows(self.backend, self._with(value, self.spec.rerank), self.faces)

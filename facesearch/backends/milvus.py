@@ -140,7 +140,9 @@ class Milvus:
 
     def unfinished(self) -> State | None:
         """As `Backend.unfinished`."""
-        found = [self._stated(name) for name in self._names()]
+        held = self._held()
+        served = None if held is None else held[0]
+        found = [self._stated(name) for name in self._names() if name != served]
         left = [state for state in found if state is not None and state.filled is not None]
         return max(left, key=lambda state: state.filled or 0, default=None)
 

@@ -135,12 +135,16 @@ class Client:
         self.patiently(make)
 
     def mark(self, name: str, properties: dict[str, str]) -> None:
-        """Replace properties of a collection."""
-        self.patiently(
-            lambda: self._client.alter_collection_properties(
-                name, properties=properties, timeout=self._timeout_s
+        """Replace properties of a collection.
+
+        Milvus 2.3.5 has forgotten the last change when it is started again, so it is made twice.
+        """
+        for _ in range(2):
+            self.patiently(
+                lambda: self._client.alter_collection_properties(
+                    name, properties=properties, timeout=self._timeout_s
+                )
             )
-        )
 
     def name_it(self, alias: str, name: str, *, anew: bool) -> None:
         """Let an alias, which is a new one or not, name a collection."""

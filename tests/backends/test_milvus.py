@@ -11,9 +11,9 @@ import pytest
 
 from facesearch.backends import sync
 from facesearch.errors import BackendError, BackendUnreachableError, IncompleteError
-from facesearch.store import collections, migrate
+from facesearch.store import collections, feed, migrate
 from facesearch.store.database import Database, sqlite_url
-from facesearch.values import F32, Matches
+from facesearch.values import F32, FaceRows, Matches
 from tests import milvus
 from tests.backends.contract import OfServer
 from tests.backends.made import CONTRACT, Library, Served
@@ -149,12 +149,53 @@ def test_one_replica_where_two_are_asked_for(served: Served) -> None:
     two.close()
 
 
+def test_killed_while_it_is_filled(
+    served: Served,
+    queries: F32,
+    milvus_server: milvus.Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from facesearch.backends import milvus as ours
+
+    monkeypatch.setattr(feed, "BATCH", 500)
+    monkeypatch.setattr(ours, "_MARK_ROWS", 500)
+    client = hasty(served)
+    before = client.backend.state()
+    assert isinstance(client.backend, ours.Milvus)
+    send = client.backend._client.send
+    sent: list[int] = []
+
+    def dying(name: str, rows: FaceRows) -> None:
+        if len(sent) == 3:
+            milvus_server.kill()
+        send(name, rows)
+        sent.append(len(rows))
+
+    monkeypatch.setattr(client.backend._client, "send", dying)
+    with pytest.raises(BackendUnreachableError):
+        client.build()
+    client.backend.close()
+    milvus_server.start()
+    left = served.backend.unfinished()
+    assert left is not None
+    assert left.filled == 1500
+    assert served.backend.state() == before
+    served.build()
+    state = served.backend.state()
+    assert state is not None
+    assert (state.name, state.rows, state.filled) == (left.name, 3000, None)
+    library = served.library
+    assert not any(sync.verify(served.backend, library.home, library.database, library.collection))
+    check(served, queries)
+
+
 def test_killed_and_started_again(
     served: Served, queries: F32, milvus_server: milvus.Server
 ) -> None:
     library = served.library
     new = library.add(queries[:1], 2000)
     served.push()
+    before = served.backend.state()
     client = hasty(served)
     index = client.open()
     milvus_server.kill()
@@ -164,6 +205,7 @@ def test_killed_and_started_again(
     with pytest.raises(BackendUnreachableError):
         client.push()
     milvus_server.start()
+    assert served.backend.state() == before
     found = served.open().search_identities(queries, 3)  # waits until the rows are loaded again
     checked(served, queries, found)
     assert found.ids[0, 0] == new[0]

@@ -80,8 +80,9 @@ def measured(
         return tune(*asked, specs, target, maker=maker, halving=False, tell=tell)
 
 
-class OfServer:
-    """What every server does; the module that inherits these tests names their `site`."""
+@pytest.mark.parametrize("site", [*SERVERS, "milvus"], indirect=True)
+class TestServers:
+    """pgvector, Milvus Lite, and by `make test-servers` Milvus itself."""
 
     def test_the_choice_is_built_and_loses_what_was_said(
         self, site: Served, asked: tuple[Faces, Probes]
@@ -174,8 +175,8 @@ class OfServer:
 
 
 @pytest.mark.parametrize("site", SERVERS, indirect=True)
-class TestServers(OfServer):
-    """pgvector and Milvus Lite; Milvus itself: `test_milvus`."""
+class TestLimits:
+    """What is refused."""
 
     def test_a_target_that_cannot_be_met(self, site: Served, asked: tuple[Faces, Probes]) -> None:
         with pytest.raises(UsageError, match="no recipe meets the target; the nearest is 'exact'"):
@@ -191,10 +192,10 @@ class TestServers(OfServer):
         (tmp_path / "own.toml").write_text(text)
         with pytest.raises(UsageError, match="does not build"):
             tuned(*given, [str(tmp_path / "own.toml")])
-        given = site.backend, library.home, library.database, library.collection
+        built = site.backend, library.home, library.database, library.collection
         choice = sync.Choice(str(tmp_path / "own.toml"))
         with pytest.raises(UsageError, match="does not build"):
-            sync.build(*given, None, choice)
+            sync.build(*built, None, choice)
 
 
 @pytest.mark.parametrize("site", ["milvus-lite"], indirect=True)

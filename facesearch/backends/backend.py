@@ -110,6 +110,8 @@ class Backend(Protocol):
     """The server's place, for messages."""
     kind: str
     """What `index.backend` calls it, and the folder of its recipes."""
+    widest: int
+    """The greatest breadth of a graph's search."""
 
     def default(self, rows: int) -> IndexSpec:
         """The recipe where none was chosen, for so many faces."""

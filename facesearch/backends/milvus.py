@@ -58,6 +58,7 @@ class Milvus:
     """
 
     kind = "milvus"
+    widest = 32_768
 
     def __init__(
         self,

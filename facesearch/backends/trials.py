@@ -149,7 +149,8 @@ class _Served:
     @property
     def values(self) -> Sequence[int]:
         lists = self.spec.lists_for(len(self.faces)) if self.spec.lists else 0
-        return values(self.parameter, lists)
+        wanted = values(self.parameter, lists)
+        return sorted({min(value, self.backend.widest) for value in wanted})
 
     @property
     def fetches(self) -> Sequence[int]:

@@ -16,13 +16,10 @@ from facesearch.store.database import Database, sqlite_url
 from facesearch.values import F32, Matches
 from tests import milvus
 from tests.backends.contract import Contract
-from tests.backends.made import CONTRACT, Library, Served
+from tests.backends.made import CONTRACT, DIES, Library, Served
 from tests.index.made import TOLERANCE, people, units
 
-# Where the machine stalls the server dies (`conftest.calm`): then once more, with another.
-pytestmark = pytest.mark.flaky(
-    reruns=1, only_rerun=["BackendUnreachableError", "IncompleteError", "RuntimeError: Milvus"]
-)
+pytestmark = DIES
 
 PEOPLE, EACH, DIM = 1500, 2, 16
 COLLECTION = 1, 0

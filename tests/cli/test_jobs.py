@@ -88,6 +88,10 @@ def test_pruning_asks_first(run: Run, album: Path) -> None:
         return int(json.loads(run("stats", "--json")[1])["photos"])
 
     assert stored() == 3
+    code, out = run("ingest", album, "--prune")  # nobody answers
+    assert (code, out.split()[:2]) == (0, ["3", "files:"])
+    assert run("ingest", album, "--prune", "--json") == (2, "")
+    assert stored() == 3
     run("ingest", album, "--prune", "--yes")
     assert stored() == 2
 

@@ -51,6 +51,17 @@ def test_a_moved_file_keeps_its_faces(
     assert set(paths(engine)) == {"000.png", "002.png", "new.png"}
 
 
+def test_what_moved_before_a_rescan_is_not_said_to_be_gone(
+    engine: Engine, make_album: Album
+) -> None:
+    album = make_album(2)
+    engine.ingest([album])
+    (album / "001.png").rename(album / "new.png")
+    engine.ingest([album])
+    report = engine.ingest([album], rescan=True)
+    assert (report.moved, report.gone, engine.gone([album])) == (1, 0, 0)
+
+
 def test_a_changed_file_leaves_no_old_face(engine: Engine, make_album: Album) -> None:
     album = make_album(3)
     engine.ingest([album])

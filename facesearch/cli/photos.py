@@ -112,7 +112,9 @@ def ingest(
     ] = None,
     min_face: Annotated[
         float | None,
-        typer.Option(help="Least shorter side of a face stored, in pixels; others are rejected."),
+        typer.Option(
+            min=0.0, help="Least shorter side of a face stored, in pixels; others are rejected."
+        ),
     ] = None,
     min_quality: Annotated[
         float | None,

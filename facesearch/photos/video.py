@@ -121,11 +121,12 @@ def _when(capture: cv2.VideoCapture, before: float, rate: float) -> float:
 
 def _opened(path: str, limits: PhotoLimits) -> cv2.VideoCapture:
     try:
-        status = os.stat(path)
+        require_regular(os.stat(path), path)
+        with open(path, "rb") as file:  # FFmpeg does not say why it cannot
+            empty = not file.read(1)
     except OSError as err:
         raise PhotoError(os_reason(err), path, os_detail(err)) from err
-    require_regular(status, path)
-    if not status.st_size:
+    if empty:
         raise PhotoError(Reason.EMPTY, path, "empty file (zero bytes)")
     waits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
     capture = cv2.VideoCapture()

@@ -96,6 +96,14 @@ def test_pruning_asks_first(run: Run, album: Path) -> None:
     assert stored() == 2
 
 
+def test_an_empty_source_is_not_the_working_directory(
+    run: Run, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(album)
+    assert run("ingest", "")[0] == 2
+    assert json.loads(run("stats", "--json")[1])["files"] == 0
+
+
 def test_metrics_are_left_behind(run: Run, album: Path, tmp_path: Path) -> None:
     ingest(run, album, "--metrics", tmp_path / "facesearch.prom")
     text = (tmp_path / "facesearch.prom").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +247,14 @@ def test_damaged_videos(
     assert library.ingest([album], retry_failed=True).faces == 0
     with pytest.raises(UsageError, match="above zero"):
         Engine.open(library.root, ingest_video_every=0.0).ingest([album])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that gives an I/O error")
+def test_a_video_that_cannot_be_read_is_tried_again(library: Engine, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").symlink_to("/proc/self/mem")
+    for _ in range(2):
+        (failure,) = library.ingest([tmp_path / "a.mp4"]).failures
+        assert (failure.reason, "nput/output" in failure.detail) == ("unreadable", True)
 
 
 def test_tracks() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from facesearch.backends.pgvector import PgVector, Tuning
+from facesearch.backends.pgvector import EXACT_ROWS, PgVector
 from facesearch.store import collections, migrate
 from facesearch.store.database import Database, sqlite_url
 from tests import milvus
@@ -37,8 +37,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files | Ser
     if kind == "faiss":
         yield Files(library)
     elif kind.startswith("pgvector"):
-        tuning = Tuning() if kind == "pgvector" else Tuning(exact_rows=0)
-        yield Served(library, lambda: PgVector(database, (library.collection.id, 0), 30.0, tuning))
+        rows = EXACT_ROWS if kind == "pgvector" else 0
+        yield Served(library, lambda: PgVector(database, (library.collection.id, 0), 30.0, rows))
     else:
         if kind == "milvus-lite":
             if importlib.util.find_spec("milvus_lite") is None:
@@ -79,13 +79,13 @@ def calm(request: pytest.FixtureRequest) -> None:
 
 def milvus_site(library: Library, url: str, *, exact: bool = True) -> Iterator[Served]:
     """A library with its vectors in Milvus; with a graph unless `exact`."""
-    from facesearch.backends.milvus import Milvus, Tuning
+    from facesearch.backends.milvus import EXACT_ROWS, Milvus
 
-    tuning = Tuning() if exact else Tuning(exact_rows=0)
+    rows = EXACT_ROWS if exact else 0
     uuid_ = library.database.library_uuid()
     served = Served(
         library,
-        lambda: Milvus(url, uuid_, (library.collection.id, 0), 60.0, replicas=1, tuning=tuning),
+        lambda: Milvus(url, uuid_, (library.collection.id, 0), 60.0, replicas=1, exact_rows=rows),
     )
     yield served
     served.backend.drop()

@@ -146,7 +146,7 @@ class Engine(Upgrades):
             task = Task(number, tuple(roots), rest, collection, plan)
             report = self._shared(on, task, workers, self._tending(target, progress))
             if rescan:
-                look_for(self.database, target, roots, task.plan.began, report)
+                look_for(self.database, target, roots, report)
         if report.faces:
             self._rebuild_if_due(collection)
         return report

@@ -36,6 +36,16 @@ def _stoppable() -> Iterator[None]:
             signal.signal(one, handler)
 
 
+def _agreed(question: str) -> bool:
+    """The user's answer; no, if there is nobody to give one."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        say("")
+        say("nothing was deleted, as nobody answered; --yes deletes without asking")
+        return False
+
+
 def init(library: Library = None, json: Json = False) -> None:
     """Create a library: a directory for the database, the indexes, the models and the settings."""
     from facesearch.engine import Engine
@@ -102,7 +112,9 @@ def ingest(
     ] = None,
     min_face: Annotated[
         float | None,
-        typer.Option(help="Least shorter side of a face stored, in pixels; others are rejected."),
+        typer.Option(
+            min=0.0, help="Least shorter side of a face stored, in pixels; others are rejected."
+        ),
     ] = None,
     min_quality: Annotated[
         float | None,
@@ -141,6 +153,8 @@ def ingest(
         raise UsageError("name photos or folders to ingest, or a list of paths with --from")
     if lists and (rescan or prune):
         raise UsageError("--rescan and --prune look into folders and archives; leave the list out")
+    if prune and not yes and common.wants_json(json):
+        raise UsageError("--prune asks before it deletes, which a program cannot answer: add --yes")
     if page is not None:
         account.require_suffix(page)
     with common.open_engine(
@@ -175,10 +189,9 @@ def ingest(
             raise typer.Exit(130) from err
         if prune and (gone := engine.gone(named, collection)):
             question = f"delete the faces of {gone} files that are gone? Faces enrolled stay."
-            if yes or typer.confirm(question, err=True):
-                removed, kept = engine.prune(named, collection)
-                report.faces_removed += removed
-                report.enrolled_kept += kept
+            removed, kept = engine.prune(named, collection) if yes or _agreed(question) else (0, 0)
+            report.faces_removed += removed
+            report.enrolled_kept += kept
         if page is not None:
             account.write(engine.account(report, collection), page)
     if common.wants_json(json):

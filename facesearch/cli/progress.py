@@ -88,8 +88,10 @@ class Progress:
             self._status.__exit__(kind, value, trace)
         if self._metrics:
             self._write(running=False)
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if stopped and self._report and not self._events:
+            common.say(self.line())
         if self._events:
-            stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
             state = "stopped" if stopped else "failed" if kind else "done"
             self._tell("end", state=state, detail=str(value or ""), **self.figures())
 
@@ -97,7 +99,8 @@ class Progress:
         """Tell of a report, newer than the last."""
         now = time.monotonic()
         self._report = report
-        self._samples.append((now, report.settled, report.processed, report.faces))
+        read = report.processed - report.failed
+        self._samples.append((now, report.settled, read, report.faces))
         while len(self._samples) > 2 and now - self._samples[1][0] > WINDOW_S:
             self._samples.popleft()
         self._tell_deaths(report)

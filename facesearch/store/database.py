@@ -348,7 +348,9 @@ def _translate(err: SQLAlchemyError, where: str) -> Exception:
     if "disk is full" in lower or "no space left" in lower:
         return DiskFullError(f"{where}: no space left; free some and run the same command again")
     if "readonly" in lower or "read-only" in lower:
-        return LibraryError(f"{where}: the database or its directory is read-only")
+        return LibraryError(
+            f"{where}: the database or its directory is read-only; SQLite writes there even to read"
+        )
     if "not a database" in lower or "malformed" in lower or "disk image" in lower:
         return StoreError(
             f"{where}: the database is damaged ({message}); restore it from a backup "

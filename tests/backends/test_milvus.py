@@ -15,17 +15,19 @@ from facesearch.store import collections, feed, migrate
 from facesearch.store.database import Database, sqlite_url
 from facesearch.values import F32, FaceRows, Matches
 from tests import milvus
-from tests.backends.contract import OfServer
-from tests.backends.made import CONTRACT, Library, Served
+from tests.backends.contract import Contract
+from tests.backends.made import CONTRACT, DIES, Library, Served
 from tests.index.made import TOLERANCE, people, units
+
+pytestmark = DIES
 
 PEOPLE, EACH, DIM = 1500, 2, 16
 COLLECTION = 1, 0
 
 
 @pytest.mark.parametrize("site", ["milvus"], indirect=True)
-class TestOfServer(OfServer):
-    """What Milvus Lite need not do alike; the rest of the suite is asked of that."""
+class TestContract(Contract):
+    """The one suite."""
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,21 @@ def test_rates_are_of_the_last_minute(clock: Clock) -> None:
     assert photos == 0
 
 
+def test_what_was_done_is_told_when_it_is_stopped(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        with Progress("ingest") as tell:
+            clock.now += 4
+            tell(Report(files=50, photos=20, faces=30, failed=8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    line = "ingest: 28 files, 20 photos (5.0/s), 30 faces (7.5/s), 0 duplicates, 8 failed\n"
+    assert capsys.readouterr().err == line
+
+
 def test_metrics_are_there_from_beginning_to_end(clock: Clock, tmp_path: Path) -> None:
     path = tmp_path / "facesearch.prom"
     with Progress("ingest", metrics=path) as tell:

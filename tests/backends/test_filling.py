@@ -13,7 +13,7 @@ from facesearch.backends.milvus import Milvus
 from facesearch.errors import IncompleteError
 from facesearch.store import feed
 from facesearch.values import FaceRows
-from tests.backends.made import DIM, Served
+from tests.backends.made import DIES, DIM, Served
 from tests.index.made import people, units
 
 FACES, BATCH = 1000, 100
@@ -80,9 +80,10 @@ def as_in_the_store(site: Served) -> None:
     library.truth.check(found.search(queries, 5), queries, 5, distinct=False)
 
 
+@DIES
 @pytest.mark.parametrize("site", ["milvus-lite", "milvus"], indirect=True)
 class TestFilling:
-    """Milvus Lite, and by `make test-servers` Milvus itself."""
+    """Milvus Lite and Milvus itself."""
 
     def test_goes_on_where_it_was(self, site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         library = site.library

@@ -183,6 +183,10 @@ class Backend(Protocol):
         """
         ...
 
+    def abandon(self) -> None:
+        """Drop what is `unfinished`."""
+        ...
+
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
         """Hold faces for trial, under a name that begins with `TRIAL`: nobody else searches them.
 

@@ -147,6 +147,11 @@ class Milvus:
         left = [state for state in found if state is not None and state.filled is not None]
         return max(left, key=lambda state: state.filled or 0, default=None)
 
+    def abandon(self) -> None:
+        """As `Backend.abandon`."""
+        held = self._held()
+        self._sweep(None if held is None else held[0])
+
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
         """As `Backend.lay_out`."""
         name = self._name(state)

@@ -187,6 +187,9 @@ class PgVector:
     def unfinished(self) -> None:
         """Nothing: what is filled is filled by one transaction, or not at all."""
 
+    def abandon(self) -> None:
+        """Nothing: see `unfinished`."""
+
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
         """As `Backend.lay_out`."""
         with self._writing() as connection:

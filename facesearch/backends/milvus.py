@@ -1,4 +1,4 @@
-"""Vectors in Milvus, server or Lite: the only file that imports pymilvus.
+"""Vectors in Milvus, server or Lite; what it is told goes through `milvus_link`.
 
 A Milvus collection holds one collection of ours, with the `State` in its properties; an alias names
 the current one, so that a rebuild changes over in one step. Face ids are the primary keys and rows
@@ -10,59 +10,35 @@ answers in milliseconds and lags by 5 s at most: rows of that state are visible 
 committed later are not looked for in Milvus at all (`facesearch.backends.remote`).
 
 Completeness. A cluster that lost a query node may leave out what that node held, and say nothing.
-So the rows that are loaded are counted before and after every search. Fewer than the state promises
-is an error, after trying again for as long as `index.timeout` allows.
+So the rows that are loaded are counted before and after every search. But a search may have asked
+another replica than the counts did, or a node may have been lost and its rows loaded again between
+two counts. So the nodes that held the segments before must hold them after it, too, and every
+replica that may have been asked must have all of them. Else it is an error, after trying again for
+as long as `index.timeout` allows.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import grpc
 import numpy as np
-from pymilvus import DataType, MilvusClient, MilvusException
-from pymilvus.exceptions import ConnectionConfigException, ParamError
 
 from facesearch.backends.backend import MovedError, State
-from facesearch.errors import (
-    BackendError,
-    BackendUnreachableError,
-    IncompleteError,
-    UsageError,
-)
+from facesearch.backends.milvus_link import Link
+from facesearch.errors import BackendError, IncompleteError, UsageError
 from facesearch.values import F32, I64, FaceRows
-
-logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
 
 _FRESH_S = 10.0
 """Seconds after a state was first seen during which searches ask for Strong consistency."""
-_PAUSE_S = 0.25, 2.0
-"""Pause before trying again: the first, and the longest; each doubles the last."""
+_SENT_BYTES = 768 * 1024
+"""Of vectors sent at a time: Kafka takes messages of 1 MB where nobody told it otherwise."""
 _ROWS = 4096
-"""Faces sent at a time: 128 dimensions in float32 are 2 MiB, far below the 64 MiB of a message."""
+"""Faces removed at a time."""
 _KEY = "facesearch"
 """Of our entry in a collection's properties."""
-
-_NOT_FOUND, _ALIAS_NOT_FOUND = 100, 1600
-_TRANSIENT = {
-    1,  # not ready
-    2,  # cannot connect
-    3,  # under way
-    101,  # not loaded
-    102,  # not fully loaded
-    103,  # not queryable
-    500,  # no leader of a shard
-    503,  # no replica
-    504,
-    901,  # a node is not there
-    902,
-}
-"""Codes of what passes: a server that starts, loads, or lost a node."""
 
 T = TypeVar("T")
 
@@ -113,23 +89,21 @@ class Milvus:
     ) -> None:
         if not url:
             raise UsageError('index.backend = "milvus" needs index.url, e.g. "http://host:19530"')
-        self.where, self._token = url, token
+        self.where = url
         self._timeout_s = timeout_s
+        self._link = Link(url, token, timeout_s)
         self._replicas = 1 if url.endswith(".db") else replicas
         self._tuning = tuning or Tuning()
         self._prefix = "facesearch_{}_{}s{}".format(library_id.replace("-", ""), *collection)
-        self._connected: MilvusClient | None = None
         self._seen: tuple[State | None, float] = None, 0.0
 
     def close(self) -> None:
         """Release the connection."""
-        if self._connected is not None:
-            self._connected.close()
-            self._connected = None
+        self._link.close()
 
     def state(self) -> State | None:
         """As `Backend.state`."""
-        held = self._patiently(self._held)
+        held = self._link.patiently(self._held)
         return None if held is None else held[1]
 
     def nearest(
@@ -147,27 +121,29 @@ class Milvus:
 
         def search() -> I64:
             level = next(levels, "Strong")
-            self._complete(state, level)
-            found = self._client.search(
-                self._name(state),
-                data=list(queries),
-                limit=k,
-                filter=condition,
-                search_params={"params": self._effort(state, k)},
-                consistency_level=level,
-                timeout=self._timeout_s,
+            found = self._guarded(
+                state,
+                level,
+                lambda: self._link.client.search(
+                    self._name(state),
+                    data=list(queries),
+                    limit=k,
+                    filter=condition,
+                    search_params={"params": self._effort(state, k)},
+                    consistency_level=level,
+                    timeout=self._timeout_s,
+                ),
             )
-            self._complete(state, "Eventually")
             ids = np.full((len(queries), k), -1, np.int64)
             for row, hits in enumerate(found):
                 ids[row, : len(hits)] = [hit.id for hit in hits]
             return ids
 
-        return self._patiently(search)
+        return self._link.patiently(search)
 
     def write(self, state: State, upserts: Iterable[FaceRows], removed: I64) -> None:
         """As `Backend.write`."""
-        held = self._patiently(self._held)
+        held = self._link.patiently(self._held)
         if held is not None and held[1].name == state.name:
             self._update(held[1], state, upserts, removed)
         else:
@@ -176,8 +152,8 @@ class Milvus:
     def read(self, state: State, first: int, last: int) -> FaceRows:
         """As `Backend.read`."""
         # Milvus answers 16,384 rows at once; more can only lie beyond the largest id of the store.
-        rows = self._patiently(
-            lambda: self._client.query(
+        rows = self._link.patiently(
+            lambda: self._link.client.query(
                 self._name(state),
                 filter=f"face_id >= {first} and face_id < {last}",
                 output_fields=["face_id", "identity_id", "vector"],
@@ -197,8 +173,10 @@ class Milvus:
 
     def drop(self) -> None:
         """As `Backend.drop`."""
-        if self._patiently(self._held) is not None:
-            self._patiently(lambda: self._client.drop_alias(self._prefix, timeout=self._timeout_s))
+        if self._link.patiently(self._held) is not None:
+            self._link.patiently(
+                lambda: self._link.client.drop_alias(self._prefix, timeout=self._timeout_s)
+            )
         self._sweep(keep=None)
 
     def _name(self, state: State) -> str:
@@ -208,25 +186,16 @@ class Milvus:
         """Search parameters; a collection that was built exact has none, and ignores them."""
         return {"ef": max(self._tuning.effort, k)}
 
-    @property
-    def _client(self) -> MilvusClient:
-        if self._connected is None:
-            self._connected = MilvusClient(self.where, token=self._token, timeout=self._timeout_s)
-        return self._connected
-
     def _held(self) -> tuple[str, State] | None:
         """Name and state of the current Milvus collection; None if there is none."""
-        try:
-            found = self._client.describe_collection(self._prefix, timeout=self._timeout_s)
-        except MilvusException as err:
-            if err.code in (_NOT_FOUND, _ALIAS_NOT_FOUND):
-                return None
-            raise
+        found = self._link.described(self._prefix)
+        if found is None:
+            return None
         name = str(found["collection_name"])
         return name, State.parsed(found["properties"].get(_KEY, ""), f"{self.where}, {name}")
 
     def _count(self, name: str, level: str) -> int:
-        rows = self._client.query(
+        rows = self._link.client.query(
             name,
             filter="",
             output_fields=["count(*)"],
@@ -234,6 +203,25 @@ class Milvus:
             timeout=self._timeout_s,
         )
         return int(rows[0]["count(*)"])
+
+    def _guarded(self, state: State, level: str, ask: Callable[[], T]) -> T:
+        """What `ask` finds, if every row that `state` promises was there all the while.
+
+        Raises:
+            IncompleteError: it may not have been.
+            MovedError: something else is promised by now.
+        """
+        name = self._name(state)
+        holders = self._link.holders(name)
+        self._complete(state, level)
+        found = ask()
+        self._complete(state, "Bounded")
+        if not holders <= self._link.holders(name):
+            raise IncompleteError(
+                f"{self.where}: faces moved between nodes while they were searched, somebody could "
+                "be missed; run the command again"
+            )
+        return found
 
     def _complete(self, state: State, level: str) -> None:
         """Check that at least the rows that `state` promises are loaded.
@@ -262,11 +250,11 @@ class Milvus:
             # from now on, and until all is there, a search may see this many fewer
             self._mark(name, replace(held, floor=max(0, held.rows - len(removed))))
         for rows in upserts:
-            self._send(name, rows, self._client.upsert)
+            self._send(name, rows, self._link.client.upsert)
         for start in range(0, len(removed), _ROWS):
             some = removed[start : start + _ROWS].tolist()
-            self._patiently(
-                lambda some=some: self._client.delete(  # type: ignore[misc]
+            self._link.patiently(
+                lambda some=some: self._link.client.delete(  # type: ignore[misc]
                     name, ids=some, timeout=self._timeout_s
                 )
             )
@@ -278,51 +266,38 @@ class Milvus:
         """Make a new Milvus collection with `state`, and let it take the place of the old one."""
         name = self._name(state)
         self._sweep(keep=old)
-        self._patiently(lambda: self._create(name, state))
+        self._link.patiently(lambda: self._link.create(name, state.dim, {_KEY: state.dumped()}))
         try:
             for rows in upserts:
-                self._send(name, rows, self._client.upsert)
+                self._send(name, rows, self._link.client.upsert)
             if state.rows > self._tuning.exact_rows:  # a graph is built of what is flushed
-                self._patiently(lambda: self._client.flush(name, timeout=self._timeout_s))
-            self._patiently(lambda: self._indexed(name, state))
+                self._link.patiently(lambda: self._link.client.flush(name, timeout=self._timeout_s))
+            self._link.patiently(lambda: self._indexed(name, state))
             self._load(name)
             self._counted(name, state)
-            switch = self._client.create_alias if old is None else self._client.alter_alias
-            self._patiently(lambda: switch(name, self._prefix, timeout=self._timeout_s))
+            switch = (
+                self._link.client.create_alias if old is None else self._link.client.alter_alias
+            )
+            self._link.patiently(lambda: switch(name, self._prefix, timeout=self._timeout_s))
         except BaseException:
             self._drop(name)
             raise
         self._sweep(keep=name)
 
-    def _create(self, name: str, state: State) -> None:
-        client = self._client
-        if client.has_collection(name, timeout=self._timeout_s):
-            client.drop_collection(name, timeout=self._timeout_s)
-        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("face_id", DataType.INT64, is_primary=True)
-        schema.add_field("identity_id", DataType.INT64)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=state.dim)
-        client.create_collection(
-            name,
-            schema=schema,
-            properties={_KEY: state.dumped()},
-            timeout=self._timeout_s,
-        )
-
     def _indexed(self, name: str, state: State) -> None:
         """Ask for the index; Milvus builds it beside, and searches exactly until it is there."""
-        params = self._client.prepare_index_params()
+        params = self._link.client.prepare_index_params()
         if state.rows <= self._tuning.exact_rows:
             params.add_index("vector", index_type="FLAT", metric_type="IP")
         else:
             built = {"M": self._tuning.links, "efConstruction": self._tuning.breadth}
             params.add_index("vector", index_type="HNSW", metric_type="IP", params=built)
-        self._client.create_index(name, params, timeout=self._timeout_s, sync=False)
+        self._link.client.create_index(name, params, timeout=self._timeout_s, sync=False)
 
     def _load(self, name: str) -> None:
         try:
-            self._patiently(
-                lambda: self._client.load_collection(
+            self._link.patiently(
+                lambda: self._link.client.load_collection(
                     name, replica_number=self._replicas, timeout=self._timeout_s
                 )
             )
@@ -337,14 +312,15 @@ class Milvus:
 
     def _send(self, name: str, rows: FaceRows, send: Callable[..., Any]) -> None:
         vectors = rows.vectors.astype(np.float32)
-        for start in range(0, len(rows), _ROWS):
-            part = slice(start, start + _ROWS)
+        most = max(1, _SENT_BYTES // (4 * vectors.shape[1]))
+        for start in range(0, len(rows), most):
+            part = slice(start, start + most)
             ids, people = rows.face_ids[part].tolist(), rows.identity_ids[part].tolist()
             data = [
                 {"face_id": face, "identity_id": identity, "vector": vector}
                 for face, identity, vector in zip(ids, people, vectors[part], strict=True)
             ]
-            self._patiently(
+            self._link.patiently(
                 lambda data=data: send(name, data, timeout=self._timeout_s)  # type: ignore[misc]
             )
 
@@ -356,7 +332,7 @@ class Milvus:
         """
 
         def look() -> None:
-            found = self._client.query(
+            found = self._link.client.query(
                 name,
                 filter=f"face_id in {face_ids}",
                 output_fields=["face_id"],
@@ -369,7 +345,7 @@ class Milvus:
                     "index build'"
                 )
 
-        self._patiently(look)
+        self._link.patiently(look)
 
     def _counted(self, name: str, state: State) -> None:
         """Check that exactly the rows of `state` are visible.
@@ -386,64 +362,25 @@ class Milvus:
                     "index verify --repair'"
                 )
 
-        self._patiently(look)
+        self._link.patiently(look)
 
     def _mark(self, name: str, state: State) -> None:
-        self._patiently(
-            lambda: self._client.alter_collection_properties(
+        self._link.patiently(
+            lambda: self._link.client.alter_collection_properties(
                 name, properties={_KEY: state.dumped()}, timeout=self._timeout_s
             )
         )
 
     def _sweep(self, keep: str | None) -> None:
         """Drop all our Milvus collections of this collection but one."""
-        names = self._patiently(lambda: self._client.list_collections(timeout=self._timeout_s))
+        names = self._link.patiently(
+            lambda: self._link.client.list_collections(timeout=self._timeout_s)
+        )
         for name in names:
             if name.startswith(f"{self._prefix}_") and name != keep:
                 self._drop(name)
 
     def _drop(self, name: str) -> None:
-        self._patiently(lambda: self._client.drop_collection(name, timeout=self._timeout_s))
-
-    def _patiently(self, operation: Callable[[], T]) -> T:
-        """The result of an operation, tried again while the server starts, loads or lacks rows.
-
-        Raises:
-            BackendError: it still fails when `timeout_s` is over.
-        """
-        deadline, pause = time.monotonic() + self._timeout_s, _PAUSE_S[0]
-        while True:
-            try:
-                with self._translated():
-                    return operation()
-            except (BackendUnreachableError, IncompleteError):
-                if time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, _PAUSE_S[1])
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Raise pymilvus's exceptions, and those of gRPC that it lets through, as ours."""
-        try:
-            yield
-        except MilvusException as err:
-            said = " ".join(str(err.message).split())[:300]
-            if err.code == _NOT_FOUND:
-                raise MovedError(
-                    f"{self.where}: was built anew meanwhile; run the command again"
-                ) from err
-            if isinstance(err, (ParamError, ConnectionConfigException)):
-                raise BackendError(f"{self.where}: {said}") from err
-            if err.code in _TRANSIENT or "not loaded" in said:
-                if err.code == 2:
-                    self.close()
-                raise BackendUnreachableError(
-                    f"{self.where}: Milvus is not ready ({said}); run the command again when it is"
-                ) from err
-            raise BackendError(f"{self.where}: Milvus failed: {said}") from err
-        except (grpc.RpcError, grpc.FutureTimeoutError) as err:
-            raise BackendUnreachableError(
-                f"{self.where}: no answer within {self._timeout_s:g} s; raise index.timeout, or "
-                "look at the server and the network"
-            ) from err
+        self._link.patiently(
+            lambda: self._link.client.drop_collection(name, timeout=self._timeout_s)
+        )

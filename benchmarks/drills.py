@@ -301,9 +301,10 @@ def main() -> None:
         "network": network,
         "disk": disk_drill.server,
         "library": disk_drill.library,
-        "cluster": lambda site: cluster_drill.drill(site.home, site.database, options.kills),
     }
-    parser.add_argument("drills", nargs="*", choices=[*drills, []], default=list(drills))
+    parser.add_argument(
+        "drills", nargs="*", choices=[*drills, "cluster", []], default=[*drills, "cluster"]
+    )
     parser.add_argument("--photos", type=int, default=600)
     parser.add_argument("--kills", type=int, default=4, help="query nodes, a number of replicas")
     parser.add_argument("--name", default="drills", help="of the record")
@@ -321,9 +322,12 @@ def main() -> None:
             head["versions"] |= {p: version(p) for p in ("milvus", "pymilvus")}
             with tempfile.TemporaryDirectory(prefix="facesearch-drill-") as scratch:
                 print(name, flush=True)
-                site = prepared(Path(scratch), chosen, databases.database)
-                result = drills[name](site)
-            _keep(options.name, name, head | {"photos": options.photos, **result})
+                if name == "cluster":  # of generated faces
+                    result = cluster_drill.drill(Path(scratch), databases.database, options.kills)
+                else:
+                    result = drills[name](prepared(Path(scratch), chosen, databases.database))
+                    result["photos"] = options.photos
+            _keep(options.name, name, head | result)
     finally:
         databases.remove()
 

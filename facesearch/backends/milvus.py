@@ -12,9 +12,9 @@ committed later are not looked for in Milvus at all (`facesearch.backends.remote
 Completeness. A cluster that lost a query node may leave out what that node held, and say nothing.
 So the rows that are loaded are counted before and after every search. But a search may have asked
 another replica than the counts did, or a node may have been lost and its rows loaded again between
-two counts. So the nodes that held the segments before must hold them after it, too, and every
-replica that may have been asked must have all of them. Else it is an error, after trying again for
-as long as `index.timeout` allows.
+two counts. So the nodes that held the segments before must hold them after it, too, and no replica
+may lack one: Milvus asks it even then. Else it is an error, after trying again for as long as
+`index.timeout` allows.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Milvus:
         self._tuning = tuning or Tuning()
         self._prefix = "facesearch_{}_{}s{}".format(library_id.replace("-", ""), *collection)
         self._seen: tuple[State | None, float] = None, 0.0
+        self._holders: tuple[str, frozenset[object]] = "", frozenset()
 
     def close(self) -> None:
         """Release the connection."""
@@ -212,11 +213,15 @@ class Milvus:
             MovedError: something else is promised by now.
         """
         name = self._name(state)
-        holders = self._link.holders(name)
+        known, before = self._holders  # after the last search is before this one
+        if known != name:
+            before = self._link.holders(name)
         self._complete(state, level)
         found = ask()
         self._complete(state, "Bounded")
-        if not holders <= self._link.holders(name):
+        after = self._link.holders(name)
+        self._holders = name, after
+        if not before <= after:
             raise IncompleteError(
                 f"{self.where}: faces moved between nodes while they were searched, somebody could "
                 "be missed; run the command again"

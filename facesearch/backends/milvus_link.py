@@ -45,6 +45,7 @@ _PASSING = (
     "connection is closing",
     "empty grpc client",
     "code = unavailable",
+    "failed to search/query delegator",
     "transport is closing",
 )
 """In messages under the code for everything else: roles of a cluster that lost sight of another."""
@@ -71,8 +72,6 @@ class Link:
         self.timeout_s = timeout_s
         self._token = token
         self._connected: MilvusClient | None = None
-        self._whole: frozenset[int] = frozenset()
-        """Nodes that led a replica that lacked nothing."""
 
     @property
     def client(self) -> MilvusClient:
@@ -112,26 +111,23 @@ class Link:
         """Which nodes hold which segments of a loaded collection, and who leads its replicas.
 
         A node that was started again is another node: what is in here and stays in was there all
-        the while. A replica that lacks segments is not asked by the cluster before it has them,
-        but may be where it had them once; who has not seen that it never had does not know.
+        the while.
 
         Raises:
-            IncompleteError: a replica that may be asked lacks a segment that another has.
+            IncompleteError: a replica lacks a segment that another has: Milvus asks it even so.
         """
         if self.where.endswith(".db"):
             return frozenset()  # Lite is one process
         segments = self.client.list_loaded_segments(name, timeout=self.timeout_s)
         held = {segment.segment_id: frozenset(segment.node_ids) for segment in segments}
         replicas = self._replicas(name)
-        lacks = {leader: lacking(held.values(), nodes) for leader, nodes in replicas.items()}
-        asked = self._whole or frozenset(lacks)
-        if worst := max((lacks.get(leader, 0) for leader in asked), default=0):
+        if lacks := max((lacking(held.values(), nodes) for nodes in replicas.values()), default=0):
             raise IncompleteError(
-                f"{self.where}: a replica lacks {worst} of {len(held)} segments, somebody could be "
+                f"{self.where}: a replica lacks {lacks} of {len(held)} segments, somebody could be "
                 "missed; wait until they are loaded"
             )
-        self._whole |= {leader for leader, n in lacks.items() if not n}
-        return frozenset((id_, node) for id_, nodes in held.items() for node in nodes) | set(lacks)
+        placed = frozenset((id_, node) for id_, nodes in held.items() for node in nodes)
+        return placed | set(replicas)
 
     def _replicas(self, name: str) -> dict[int, frozenset[int]]:
         """The nodes of each replica, by the node that leads it."""
@@ -140,7 +136,7 @@ class Link:
         except MilvusException as err:
             if "no available nodes in replica" not in str(err.message):
                 raise
-            return {}  # one of them lost its last node: it is not asked, and nothing more is said
+            return {}  # one of them has no node: only others can be asked, whose rows are counted
         return {s.shard_leader: frozenset(r.group_nodes) for r in found for s in r.shards}
 
     def patiently(self, operation: Callable[[], T]) -> T:
@@ -166,7 +162,7 @@ class Link:
         try:
             yield
         except MilvusException as err:
-            said = " ".join(str(err.message).split())[:300]
+            said = " ".join(str(err.message).partition("stack trace:")[0].split())[:300]
             if err.code == _NOT_FOUND:
                 raise MovedError(
                     f"{self.where}: was built anew meanwhile; run the command again"

@@ -14,6 +14,9 @@ REFUSED = (
     "empty grpc client: failed to connect 127.0.0.1:21133, reason: connection error: desc = "
     '"transport: error while dialing: dial tcp 127.0.0.1:21133: connect: connection refused"'
 )
+DELEGATOR = (
+    "failed to query: failed to search/query delegator 9 for channel c: stack trace: /a.go:5"
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,7 @@ REFUSED = (
         (503, "no available replica", BackendUnreachableError),
         (65535, CANCELED, BackendUnreachableError),  # as a cluster says whose node was killed
         (65535, REFUSED, BackendUnreachableError),
+        (65535, DELEGATOR, BackendUnreachableError),
         (65535, "Broker: Message size too large", BackendError),
         (100, "can't find collection", MovedError),
     ],
@@ -39,6 +43,7 @@ def test_what_passes_and_what_does_not(code: int, message: str, expected: type[E
         link.patiently(fails)
     assert type(caught.value) is expected
     assert "\n" not in str(caught.value)
+    assert "stack trace" not in str(caught.value)
     assert (tries > 1) == (expected is BackendUnreachableError)
 
 

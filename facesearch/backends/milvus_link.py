@@ -129,15 +129,15 @@ class Link:
         placed = frozenset((id_, node) for id_, nodes in held.items() for node in nodes)
         return placed | set(replicas)
 
-    def _replicas(self, name: str) -> dict[int, frozenset[int]]:
-        """The nodes of each replica, by the node that leads it."""
+    def _replicas(self, name: str) -> dict[tuple[int, int], frozenset[int]]:
+        """The nodes of each replica, by its number and the node that leads it."""
         try:
             found = self.client.describe_replica(name, timeout=self.timeout_s)
         except MilvusException as err:
             if "no available nodes in replica" not in str(err.message):
                 raise
             return {}  # one of them has no node: only others can be asked, whose rows are counted
-        return {s.shard_leader: frozenset(r.group_nodes) for r in found for s in r.shards}
+        return {(r.id, s.shard_leader): frozenset(r.group_nodes) for r in found for s in r.shards}
 
     def patiently(self, operation: Callable[[], T]) -> T:
         """The result of an operation, tried again while the server starts, loads or lacks rows.

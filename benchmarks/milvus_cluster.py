@@ -164,9 +164,9 @@ class Milvus:
         """Drop every packet to and from clients: nobody is refused, nothing is answered."""
         rules = (
             "add table inet drill\n"
-            "add chain inet drill all { type filter hook input priority 0; }\n"
-            f"add rule inet drill all tcp dport {PORT} drop\n"
-            f"add rule inet drill all tcp sport {PORT} drop\n"
+            "add chain inet drill lost { type filter hook input priority 0; }\n"
+            f"add rule inet drill lost tcp dport {PORT} drop\n"
+            f"add rule inet drill lost tcp sport {PORT} drop\n"
         )
         subprocess.run(self.command(["nft", "-f", "-"]), input=rules.encode(), check=True)
 

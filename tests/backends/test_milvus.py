@@ -150,10 +150,26 @@ def test_one_replica_where_two_are_asked_for(served: Served) -> None:
     two.close()
 
 
+def held(served: Served) -> frozenset[object]:
+    """Which nodes hold which segments, by Milvus itself."""
+    from facesearch.backends.milvus_link import Link
+
+    state = served.backend.state()
+    assert state is not None
+    link = Link(served.backend.where, "", 60.0)
+    library_id = state.library_id.replace("-", "")
+    found = link.holders(f"facesearch_{library_id}_{state.collection_id}s0_{state.name}")
+    link.close()
+    return found
+
+
 def test_killed_and_started_again(
     served: Served, queries: F32, milvus_server: milvus.Server
 ) -> None:
     library = served.library
+    before = held(served)
+    assert before
+    assert held(served) == before
     new = library.add(queries[:1], 2000)
     served.push()
     client = hasty(served)
@@ -168,6 +184,7 @@ def test_killed_and_started_again(
     found = served.open().search_identities(queries, 3)  # waits until the rows are loaded again
     checked(served, queries, found)
     assert found.ids[0, 0] == new[0]
+    assert not before <= held(served)  # a node that is started again is another one
     served.push()
     assert served.open().status().superseded == 0
     check(served, queries)

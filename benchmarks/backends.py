@@ -160,7 +160,7 @@ def build(directory: Path, size: int) -> None:
     with _timed(times, "store"), Engine.create(directory / "library") as engine:
         collection = collections.ensure(engine.database, "default", contract)
         for start in range(0, size, BATCH):
-            _store(engine, collection.id, widen(faces.vectors[start : start + BATCH]), start)
+            store(engine, collection.id, widen(faces.vectors[start : start + BATCH]), start)
     with _timed(times, "faiss"), Engine.open(directory / "library") as engine:
         print(engine.build_index())
     server = milvus.Server(directory / "milvus")
@@ -190,7 +190,7 @@ def build(directory: Path, size: int) -> None:
     print(json.dumps(body))
 
 
-def _store(engine: Engine, collection_id: int, vectors: F32, first: int) -> None:
+def store(engine: Engine, collection_id: int, vectors: F32, first: int) -> None:
     """Faces and people `first + 1` onwards, one face a person."""
     ids = range(first + 1, first + len(vectors) + 1)
     rounded = vectors.astype("<f2")

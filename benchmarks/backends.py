@@ -175,7 +175,7 @@ def build(directory: Path, size: int) -> None:
     with _timed(times, "store"), Engine.create(directory / "library", **PLAIN) as engine:
         collection = collections.ensure(engine.database, "default", contract)
         for start in range(0, size, BATCH):
-            _store(engine, collection.id, widen(faces.vectors[start : start + BATCH]), start)
+            store(engine, collection.id, widen(faces.vectors[start : start + BATCH]), start)
     with Engine.open(directory / "library", **PLAIN) as engine:
         with _timed(times, "faiss_tune"):
             result = engine.tune_index(target=TARGET, recipes=FAISS, tell=print)
@@ -195,7 +195,7 @@ def build(directory: Path, size: int) -> None:
     print(json.dumps(times))
 
 
-def _store(engine: Engine, collection_id: int, vectors: F32, first: int) -> None:
+def store(engine: Engine, collection_id: int, vectors: F32, first: int) -> None:
     """Faces and people `first + 1` onwards, one face a person."""
     ids = range(first + 1, first + len(vectors) + 1)
     rounded = vectors.astype("<f2")

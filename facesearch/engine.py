@@ -793,32 +793,6 @@ class Engine(Upgrades):
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
 
-    def _tending(
-        self, collection: Collection, progress: Callable[[Report], None]
-    ) -> Callable[[Report], None]:
-        """`progress`, which also has the index compacted meanwhile when too much lies outside."""
-        from facesearch.compaction import Occasion
-
-        def look() -> None:
-            found = self.collection(collection.name)  # it may have gone over to another model
-            if self.outside(found) > self.settings.index.max_delta:
-                self._compact_beside(found)
-
-        occasion = Occasion(lambda: self.database.patiently(look))
-
-        def told(report: Report) -> None:
-            progress(report)
-            occasion()
-
-        return told
-
-    def _rebuild_if_due(self, collection: str) -> None:
-        """Build the index, or push, when too much lies outside it."""
-        self.compactor.wait()
-        found = self.database.patiently(lambda: self.collection(collection))
-        if self.database.patiently(lambda: self.outside(found)) > self.settings.index.max_delta:
-            self._renew(found)
-
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""
         from facesearch.identify.review import OUTLIER_FMR, review

@@ -132,7 +132,7 @@ class TestFilling:
         self, site: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         library, client = site.library, client_of(site)
-        client._client._timeout_s = 3.0
+        client._client.timeout_s = 3.0
         ids = library.add(units(np.random.default_rng(1), 5 * BATCH))
         left = interrupted(site, monkeypatch, 4)
         strays = FaceRows(

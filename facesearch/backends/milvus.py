@@ -201,6 +201,7 @@ class Milvus:
         if found is None:
             return None
         name, properties = found
+        self._client.awaken(name)
         return name, State.parsed(properties.get(_KEY, ""), f"{self.where}, {name}")
 
     def _stated(self, name: str) -> State | None:

@@ -59,6 +59,18 @@ class Client(Link):
     def __init__(self, where: str, token: str, timeout_s: float, replicas: int) -> None:
         super().__init__(where, token, timeout_s)
         self._copies = replicas
+        self._awake = ""
+
+    def close(self) -> None:
+        """As `Link.close`."""
+        super().close()
+        self._awake = ""
+
+    def awaken(self, name: str) -> None:
+        """Load a collection of Milvus Lite, which loads none when it opens its file."""
+        if self.where.endswith(".db") and name != self._awake:
+            self._load(name)
+            self._awake = name
 
     def stated(self, name: str) -> tuple[str, Mapping[str, str]] | None:
         """The name of a collection or of what an alias names, and its properties; None if none."""

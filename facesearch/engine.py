@@ -536,7 +536,7 @@ class Engine(Upgrades):
         status = self.live(found).status() if rebuild and face_ids else None
         if status and self._served(found) is not None:
             self.compactor.stop()
-            self._push(found, wait=True)
+            self._push(found, wait=True, erased=True)
         elif status and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.compactor.stop()
             self.build_index(collection, wait=True)

@@ -61,6 +61,7 @@ class Milvus:
     """
 
     kind = "milvus"
+    widest = 32_768
 
     def __init__(
         self,
@@ -150,6 +151,11 @@ class Milvus:
         found = [self._stated(name) for name in self._names() if name != served]
         left = [state for state in found if state is not None and state.filled is not None]
         return max(left, key=lambda state: state.filled or 0, default=None)
+
+    def abandon(self) -> None:
+        """As `Backend.abandon`."""
+        held = self._held()
+        self._sweep(None if held is None else held[0])
 
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
         """As `Backend.lay_out`."""

@@ -275,3 +275,16 @@ def test_the_index_is_tuned_explained_compacted_and_checked(
     code, out, _ = run("index", "verify", "-L", library, "--json")
     assert (code, loads(out)["ok"]) == (1, False)
     assert "checksum" in loads(out)["problems"][0]["detail"]
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'facesearch.cli.main': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from facesearch.cli.start import main; main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (run.returncode, run.stderr) == (130, b"")

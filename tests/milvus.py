@@ -33,10 +33,12 @@ _SETTINGS = {
 _ETCD = "unsafe-no-fsync: true\n"  # what is written outlives the process, if not the machine
 
 
+INSTALLED = bool(importlib.util.find_spec("milvus") and importlib.util.find_spec("pymilvus"))
+"""Whether the packages are there."""
+
+
 def obstacle() -> str | None:
-    """Why no server can run here; None if one can."""
-    if importlib.util.find_spec("milvus") is None or importlib.util.find_spec("pymilvus") is None:
-        return "no Milvus here: pip install milvus==2.3.5 'pymilvus>=3.0,<3.1'"
+    """Why no server can run on this machine; None if one can."""
     if subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
         return "no network namespaces here: run as root, or allow user namespaces"
     return None
@@ -93,6 +95,16 @@ class Server:
                 return False
             time.sleep(0.1)
         return True
+
+    def restart(self) -> None:
+        """Kill it where it still runs, and start it."""
+        self.kill()
+        self.start()
+
+    @property
+    def dead(self) -> bool:
+        """Whether it ended by itself, as it does where the machine stalls for too long."""
+        return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
         """Kill it, and all its helpers, at once."""
@@ -155,10 +167,12 @@ async def _bridged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
 
 
-async def _serve(socket: Path) -> None:
+async def _serve(socket: Path, process: subprocess.Popen[bytes]) -> None:
+    """Bridge until the server's process ends."""
     server = await asyncio.start_unix_server(_bridged, socket)
     async with server:
-        await server.serve_forever()
+        while process.poll() is None:
+            await asyncio.sleep(0.2)
 
 
 def _inside(home: Path) -> None:
@@ -172,7 +186,7 @@ def _inside(home: Path) -> None:
     server.config.set("proxy_port", PORT)
     server.start()
     server.wait_started(timeout=1000 * START_S)
-    asyncio.run(_serve(home / "socket"))
+    asyncio.run(_serve(home / "socket", server.server_proc))
 
 
 if __name__ == "__main__":

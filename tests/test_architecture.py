@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ingest",
         "identify",
         "indexing",
+        "tuning",
         "compaction",
         "train",
         "backends",
@@ -136,7 +137,7 @@ def test_each_heavy_library_is_imported_somewhere(heavy: str) -> None:
     ("library", "where"),
     [
         ("psycopg", "backends.pgvector"),
-        ("pymilvus", "backends.milvus"),
+        ("pymilvus", "backends.milvus_client"),
         ("ray", "ingest.cluster"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Vectors in Milvus, server or Lite: the only file that imports pymilvus.
+"""Vectors in Milvus, server or Lite.
 
 A Milvus collection holds one collection of ours, with the `State` in its properties; an alias names
 the current one, so that a rebuild changes over in one step. Face ids are the primary keys and rows
@@ -12,76 +12,33 @@ committed later are not looked for in Milvus at all (`facesearch.backends.remote
 Completeness. A cluster that lost a query node may leave out what that node held, and say nothing.
 So the rows that are loaded are counted before and after every search. Fewer than the state promises
 is an error, after trying again for as long as `index.timeout` allows.
+
+Filling. A new collection says in its properties up to which face id it was filled, and stays when
+that is interrupted: the next build goes on there (docs/decisions/0013-filling-a-server.md).
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from dataclasses import replace
 
-import grpc
-import numpy as np
-from pymilvus import DataType, MilvusClient, MilvusException
-from pymilvus.exceptions import ConnectionConfigException, ParamError
-
-from facesearch.backends.backend import MovedError, State
-from facesearch.errors import (
-    BackendError,
-    BackendUnreachableError,
-    IncompleteError,
-    UsageError,
-)
+from facesearch.backends.backend import TRIAL, MovedError, State
+from facesearch.backends.milvus_client import Client, index_type
+from facesearch.errors import BackendError, IncompleteError, UsageError
+from facesearch.index.spec import IndexSpec, load_recipe
 from facesearch.values import F32, I64, FaceRows
 
-logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
-
+EXACT_ROWS = 131_072
+"""Faces up to which every face is compared where nothing else was chosen."""
 _FRESH_S = 10.0
 """Seconds after a state was first seen during which searches ask for Strong consistency."""
-_PAUSE_S = 0.25, 2.0
-"""Pause before trying again: the first, and the longest; each doubles the last."""
-_ROWS = 4096
-"""Faces sent at a time: 128 dimensions in float32 are 2 MiB, far below the 64 MiB of a message."""
+_MARK_ROWS = 65_536
+"""Faces sent before it is noted how far a new collection is filled."""
 _KEY = "facesearch"
 """Of our entry in a collection's properties."""
-
-_NOT_FOUND, _ALIAS_NOT_FOUND = 100, 1600
-_TRANSIENT = {
-    1,  # not ready
-    2,  # cannot connect
-    3,  # under way
-    101,  # not loaded
-    102,  # not fully loaded
-    103,  # not queryable
-    500,  # no leader of a shard
-    503,  # no replica
-    504,
-    901,  # a node is not there
-    902,
-}
-"""Codes of what passes: a server that starts, loads, or lost a node."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """How the vectors are indexed and searched.
-
-    Attributes:
-        exact_rows: faces up to which every face is compared (FLAT).
-        links: of a node of the graph (`M`).
-        breadth: candidates looked at while the graph is built (`efConstruction`).
-        effort: candidates looked at by a search, at least (`ef`).
-    """
-
-    exact_rows: int = 131_072
-    links: int = 32
-    breadth: int = 200
-    effort: int = 1024
+_ROW_IDS = 16
+"""Bytes of the ids of a face and its identity."""
 
 
 class Milvus:
@@ -94,11 +51,13 @@ class Milvus:
         timeout_s: how long a request may take, tries included.
         token: "user:password"; empty for none.
         replicas: copies of the rows in memory, on as many query nodes.
-        tuning: how it is indexed.
+        exact_rows: faces up to which every face is compared where nothing else was chosen.
 
     Raises:
         UsageError: no URL.
     """
+
+    kind = "milvus"
 
     def __init__(
         self,
@@ -109,27 +68,31 @@ class Milvus:
         *,
         token: str = "",
         replicas: int = 2,
-        tuning: Tuning | None = None,
+        exact_rows: int = EXACT_ROWS,
     ) -> None:
         if not url:
             raise UsageError('index.backend = "milvus" needs index.url, e.g. "http://host:19530"')
-        self.where, self._token = url, token
-        self._timeout_s = timeout_s
-        self._replicas = 1 if url.endswith(".db") else replicas
-        self._tuning = tuning or Tuning()
+        self.where = url
+        self._client = Client(url, timeout_s, token, 1 if url.endswith(".db") else replicas)
+        self._exact_rows = exact_rows
         self._prefix = "facesearch_{}_{}s{}".format(library_id.replace("-", ""), *collection)
-        self._connected: MilvusClient | None = None
-        self._seen: tuple[State | None, float] = None, 0.0
+        self._seen: tuple[tuple[str, int], float] = ("", 0), 0.0
 
     def close(self) -> None:
         """Release the connection."""
-        if self._connected is not None:
-            self._connected.close()
-            self._connected = None
+        self._client.close()
+
+    def default(self, rows: int) -> IndexSpec:
+        """As `Backend.default`."""
+        return load_recipe("exact" if rows <= self._exact_rows else "hnsw", self.kind)
+
+    def require(self, spec: IndexSpec) -> None:
+        """As `Backend.require`."""
+        index_type(spec, 1)
 
     def state(self) -> State | None:
         """As `Backend.state`."""
-        held = self._patiently(self._held)
+        held = self._held()
         return None if held is None else held[1]
 
     def nearest(
@@ -140,100 +103,101 @@ class Milvus:
             condition = f"identity_id in {identities.tolist()}"
         else:
             condition = "identity_id > 0" if enrolled else ""
-        if state != self._seen[0]:
-            self._seen = state, time.monotonic()
+        name, seen = self._name(state), (state.name, state.revision)
+        if seen != self._seen[0]:
+            self._seen = seen, time.monotonic()
         fresh = time.monotonic() - self._seen[1] < _FRESH_S
         levels = iter(["Strong"] if fresh else ["Bounded"])
+        params = self._params(state, k)
 
         def search() -> I64:
             level = next(levels, "Strong")
             self._complete(state, level)
-            found = self._client.search(
-                self._name(state),
-                data=list(queries),
-                limit=k,
-                filter=condition,
-                search_params={"params": self._effort(state, k)},
-                consistency_level=level,
-                timeout=self._timeout_s,
-            )
+            ids = self._client.search(name, queries, k, condition, params, level)
             self._complete(state, "Eventually")
-            ids = np.full((len(queries), k), -1, np.int64)
-            for row, hits in enumerate(found):
-                ids[row, : len(hits)] = [hit.id for hit in hits]
             return ids
 
-        return self._patiently(search)
+        return self._client.patiently(search)
 
     def write(self, state: State, upserts: Iterable[FaceRows], removed: I64) -> None:
         """As `Backend.write`."""
-        held = self._patiently(self._held)
+        held = self._held()
         if held is not None and held[1].name == state.name:
             self._update(held[1], state, upserts, removed)
         else:
-            self._replace(None if held is None else held[0], state, upserts)
+            self._replace(None if held is None else held[0], state, upserts, removed)
 
     def read(self, state: State, first: int, last: int) -> FaceRows:
         """As `Backend.read`."""
-        # Milvus answers 16,384 rows at once; more can only lie beyond the largest id of the store.
-        rows = self._patiently(
-            lambda: self._client.query(
-                self._name(state),
-                filter=f"face_id >= {first} and face_id < {last}",
-                output_fields=["face_id", "identity_id", "vector"],
-                limit=16_384,
-                consistency_level="Strong",
-                timeout=self._timeout_s,
-            )
-        )
-        parts = sorted(rows, key=lambda row: int(row["face_id"]))
-        return FaceRows(
-            np.array([row["face_id"] for row in parts], np.int64),
-            np.array([row["identity_id"] for row in parts], np.int64),
-            np.array([row["vector"] for row in parts], np.float32)
-            .astype(np.float16)
-            .reshape(len(parts), state.dim),
-        )
+        return self._client.read(self._name(state), state.dim, first, last)
 
     def drop(self) -> None:
         """As `Backend.drop`."""
-        if self._patiently(self._held) is not None:
-            self._patiently(lambda: self._client.drop_alias(self._prefix, timeout=self._timeout_s))
-        self._sweep(keep=None)
+        if self._held() is not None:
+            self._client.unname(self._prefix)
+        self._sweep()
+        self.clear()
+
+    def unfinished(self) -> State | None:
+        """As `Backend.unfinished`."""
+        held = self._held()
+        served = None if held is None else held[0]
+        found = [self._stated(name) for name in self._names() if name != served]
+        left = [state for state in found if state is not None and state.filled is not None]
+        return max(left, key=lambda state: state.filled or 0, default=None)
+
+    def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
+        """As `Backend.lay_out`."""
+        name = self._name(state)
+        self._client.create(name, state.dim, {_KEY: state.dumped()})
+        for rows in faces:
+            self._client.send(name, rows)
+
+    def index(self, state: State) -> tuple[float, float]:
+        """As `Backend.index`; the bytes are those that its index has by its construction."""
+        spec = state.spec or self.default(state.rows)
+        self._client.index(self._name(state), spec, state.rows)
+        self._client.counted(self._name(state), state.rows)
+        self._seen = (state.name, state.revision), -_FRESH_S  # asked as by a process that runs on
+        raw = 4 * state.dim + _ROW_IDS
+        held = spec.memory(state.rows, state.dim) / state.rows
+        return held + _ROW_IDS, raw + (held if spec.factory != "Flat" else 0)
+
+    def clear(self) -> None:
+        """As `Backend.clear`."""
+        for name in self._client.names(f"{self._prefix}_{TRIAL}"):
+            self._client.drop(name)
 
     def _name(self, state: State) -> str:
         return f"{self._prefix}_{state.name}"
 
-    def _effort(self, state: State, k: int) -> dict[str, int]:
-        """Search parameters; a collection that was built exact has none, and ignores them."""
-        return {"ef": max(self._tuning.effort, k)}
+    def _names(self) -> list[str]:
+        """Our Milvus collections of this collection, without what is laid out for trial."""
+        names = self._client.names(f"{self._prefix}_")
+        return [name for name in names if not name.startswith(f"{self._prefix}_{TRIAL}")]
 
-    @property
-    def _client(self) -> MilvusClient:
-        if self._connected is None:
-            self._connected = MilvusClient(self.where, token=self._token, timeout=self._timeout_s)
-        return self._connected
+    def _params(self, state: State, k: int) -> dict[str, int]:
+        """Search parameters; a collection that was built exact has none, and ignores them."""
+        spec = state.spec or load_recipe("hnsw", self.kind)
+        if spec.parameter == "nprobe":
+            return {"nprobe": min(spec.value, spec.lists_for(state.rows))}
+        return {"ef": max(spec.value, k)} if spec.parameter else {}
 
     def _held(self) -> tuple[str, State] | None:
         """Name and state of the current Milvus collection; None if there is none."""
-        try:
-            found = self._client.describe_collection(self._prefix, timeout=self._timeout_s)
-        except MilvusException as err:
-            if err.code in (_NOT_FOUND, _ALIAS_NOT_FOUND):
-                return None
-            raise
-        name = str(found["collection_name"])
-        return name, State.parsed(found["properties"].get(_KEY, ""), f"{self.where}, {name}")
+        found = self._client.described(self._prefix)
+        if found is None:
+            return None
+        name, properties = found
+        return name, State.parsed(properties.get(_KEY, ""), f"{self.where}, {name}")
 
-    def _count(self, name: str, level: str) -> int:
-        rows = self._client.query(
-            name,
-            filter="",
-            output_fields=["count(*)"],
-            consistency_level=level,
-            timeout=self._timeout_s,
-        )
-        return int(rows[0]["count(*)"])
+    def _stated(self, name: str) -> State | None:
+        """The state of a Milvus collection; None if it has none that can be read."""
+        found = self._client.described(name)
+        try:
+            return None if found is None else State.parsed(found[1].get(_KEY, ""), name)
+        except BackendError:
+            return None
 
     def _complete(self, state: State, level: str) -> None:
         """Check that at least the rows that `state` promises are loaded.
@@ -242,12 +206,13 @@ class Milvus:
             IncompleteError: fewer are.
             MovedError: fewer are, and something else is promised by now.
         """
-        seen = self._count(self._name(state), level)
+        seen = self._client.count(self._name(state), level)
         if seen >= state.floor:
             return
-        held = self._held()
-        if held is None or held[1] != state:
-            raise MovedError(f"{self.where}: was changed meanwhile; run the command again")
+        if not state.name.startswith(TRIAL):
+            held = self._held()
+            if held is None or held[1] != state:
+                raise MovedError(f"{self.where}: was changed meanwhile; run the command again")
         raise IncompleteError(
             f"{self.where}: only {seen} of {state.floor} faces were searched, somebody could be "
             "missed; wait until all nodes are back, then 'facesearch index verify'"
@@ -262,188 +227,50 @@ class Milvus:
             # from now on, and until all is there, a search may see this many fewer
             self._mark(name, replace(held, floor=max(0, held.rows - len(removed))))
         for rows in upserts:
-            self._send(name, rows, self._client.upsert)
-        for start in range(0, len(removed), _ROWS):
-            some = removed[start : start + _ROWS].tolist()
-            self._patiently(
-                lambda some=some: self._client.delete(  # type: ignore[misc]
-                    name, ids=some, timeout=self._timeout_s
-                )
-            )
-            self._gone(name, some)
-        self._counted(name, state)
+            self._client.send(name, rows)
+        self._client.delete(name, removed)
+        self._client.counted(name, state.rows)
         self._mark(name, state)
 
-    def _replace(self, old: str | None, state: State, upserts: Iterable[FaceRows]) -> None:
-        """Make a new Milvus collection with `state`, and let it take the place of the old one."""
+    def _replace(
+        self, old: str | None, state: State, upserts: Iterable[FaceRows], removed: I64
+    ) -> None:
+        """Make a new Milvus collection, or go on with one, and let it take the old one's place."""
         name = self._name(state)
-        self._sweep(keep=old)
-        self._patiently(lambda: self._create(name, state))
+        self._sweep(old, name)
+        self._fill(name, state, upserts)
+        self._client.index(name, state.spec or self.default(state.rows), state.rows)
+        self._client.delete(name, removed)
         try:
-            for rows in upserts:
-                self._send(name, rows, self._client.upsert)
-            if state.rows > self._tuning.exact_rows:  # a graph is built of what is flushed
-                self._patiently(lambda: self._client.flush(name, timeout=self._timeout_s))
-            self._patiently(lambda: self._indexed(name, state))
-            self._load(name)
-            self._counted(name, state)
-            switch = self._client.create_alias if old is None else self._client.alter_alias
-            self._patiently(lambda: switch(name, self._prefix, timeout=self._timeout_s))
-        except BaseException:
-            self._drop(name)
+            self._client.counted(name, state.rows)
+        except IncompleteError:
+            self._client.drop(name)  # something is wrong with it: the next build begins anew
             raise
-        self._sweep(keep=name)
+        self._mark(name, state)
+        self._client.name_it(self._prefix, name, anew=old is None)
+        self._sweep(name)
 
-    def _create(self, name: str, state: State) -> None:
-        client = self._client
-        if client.has_collection(name, timeout=self._timeout_s):
-            client.drop_collection(name, timeout=self._timeout_s)
-        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("face_id", DataType.INT64, is_primary=True)
-        schema.add_field("identity_id", DataType.INT64)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=state.dim)
-        client.create_collection(
-            name,
-            schema=schema,
-            properties={_KEY: state.dumped()},
-            timeout=self._timeout_s,
-        )
-
-    def _indexed(self, name: str, state: State) -> None:
-        """Ask for the index; Milvus builds it beside, and searches exactly until it is there."""
-        params = self._client.prepare_index_params()
-        if state.rows <= self._tuning.exact_rows:
-            params.add_index("vector", index_type="FLAT", metric_type="IP")
-        else:
-            built = {"M": self._tuning.links, "efConstruction": self._tuning.breadth}
-            params.add_index("vector", index_type="HNSW", metric_type="IP", params=built)
-        self._client.create_index(name, params, timeout=self._timeout_s, sync=False)
-
-    def _load(self, name: str) -> None:
-        try:
-            self._patiently(
-                lambda: self._client.load_collection(
-                    name, replica_number=self._replicas, timeout=self._timeout_s
-                )
-            )
-        except BackendError as err:
-            if "nodes not enough" in str(err) or "replica" in str(err):
-                raise BackendError(
-                    f"{self.where}: has fewer query nodes than index.replicas = {self._replicas}; "
-                    "add nodes, or set index.replicas = 1: then a node that is lost means errors "
-                    "until its rows are loaded again"
-                ) from err
-            raise
-
-    def _send(self, name: str, rows: FaceRows, send: Callable[..., Any]) -> None:
-        vectors = rows.vectors.astype(np.float32)
-        for start in range(0, len(rows), _ROWS):
-            part = slice(start, start + _ROWS)
-            ids, people = rows.face_ids[part].tolist(), rows.identity_ids[part].tolist()
-            data = [
-                {"face_id": face, "identity_id": identity, "vector": vector}
-                for face, identity, vector in zip(ids, people, vectors[part], strict=True)
-            ]
-            self._patiently(
-                lambda data=data: send(name, data, timeout=self._timeout_s)  # type: ignore[misc]
-            )
-
-    def _gone(self, name: str, face_ids: list[int]) -> None:
-        """Check that none of these faces is there any more.
-
-        Raises:
-            BackendError: some are.
-        """
-
-        def look() -> None:
-            found = self._client.query(
-                name,
-                filter=f"face_id in {face_ids}",
-                output_fields=["face_id"],
-                consistency_level="Strong",
-                timeout=self._timeout_s,
-            )
-            if len(found):
-                raise IncompleteError(
-                    f"{self.where}: {len(found)} removed faces are still there; run 'facesearch "
-                    "index build'"
-                )
-
-        self._patiently(look)
-
-    def _counted(self, name: str, state: State) -> None:
-        """Check that exactly the rows of `state` are visible.
-
-        Raises:
-            IncompleteError: more or fewer are.
-        """
-
-        def look() -> None:
-            count = self._count(name, "Strong")
-            if count != state.rows:
-                raise IncompleteError(
-                    f"{self.where}: holds {count} faces, expected {state.rows}; run 'facesearch "
-                    "index verify --repair'"
-                )
-
-        self._patiently(look)
+    def _fill(self, name: str, state: State, upserts: Iterable[FaceRows]) -> None:
+        """Send rows to a new Milvus collection, noting how far it is."""
+        begun = self._stated(name)
+        if begun is None or begun.filled is None:
+            begun = replace(state, filled=0)
+            self._client.create(name, state.dim, {_KEY: begun.dumped()})
+        sent = last = 0
+        for rows in upserts:
+            self._client.send(name, rows)
+            sent, last = sent + len(rows), int(rows.face_ids[-1]) if len(rows) else last
+            if sent >= _MARK_ROWS and last > (begun.filled or 0):
+                begun, sent = replace(begun, filled=last), 0
+                self._mark(name, begun)
+        if last > (begun.filled or 0):
+            self._mark(name, replace(begun, filled=last))
 
     def _mark(self, name: str, state: State) -> None:
-        self._patiently(
-            lambda: self._client.alter_collection_properties(
-                name, properties={_KEY: state.dumped()}, timeout=self._timeout_s
-            )
-        )
+        self._client.mark(name, {_KEY: state.dumped()})
 
-    def _sweep(self, keep: str | None) -> None:
-        """Drop all our Milvus collections of this collection but one."""
-        names = self._patiently(lambda: self._client.list_collections(timeout=self._timeout_s))
-        for name in names:
-            if name.startswith(f"{self._prefix}_") and name != keep:
-                self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        self._patiently(lambda: self._client.drop_collection(name, timeout=self._timeout_s))
-
-    def _patiently(self, operation: Callable[[], T]) -> T:
-        """The result of an operation, tried again while the server starts, loads or lacks rows.
-
-        Raises:
-            BackendError: it still fails when `timeout_s` is over.
-        """
-        deadline, pause = time.monotonic() + self._timeout_s, _PAUSE_S[0]
-        while True:
-            try:
-                with self._translated():
-                    return operation()
-            except (BackendUnreachableError, IncompleteError):
-                if time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, _PAUSE_S[1])
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Raise pymilvus's exceptions, and those of gRPC that it lets through, as ours."""
-        try:
-            yield
-        except MilvusException as err:
-            said = " ".join(str(err.message).split())[:300]
-            if err.code == _NOT_FOUND:
-                raise MovedError(
-                    f"{self.where}: was built anew meanwhile; run the command again"
-                ) from err
-            if isinstance(err, (ParamError, ConnectionConfigException)):
-                raise BackendError(f"{self.where}: {said}") from err
-            if err.code in _TRANSIENT or "not loaded" in said:
-                if err.code == 2:
-                    self.close()
-                raise BackendUnreachableError(
-                    f"{self.where}: Milvus is not ready ({said}); run the command again when it is"
-                ) from err
-            raise BackendError(f"{self.where}: Milvus failed: {said}") from err
-        except (grpc.RpcError, grpc.FutureTimeoutError) as err:
-            raise BackendUnreachableError(
-                f"{self.where}: no answer within {self._timeout_s:g} s; raise index.timeout, or "
-                "look at the server and the network"
-            ) from err
+    def _sweep(self, *keep: str | None) -> None:
+        """Drop our Milvus collections of this collection but these, and but those for trial."""
+        for name in self._names():
+            if name not in keep:
+                self._client.drop(name)

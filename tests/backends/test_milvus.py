@@ -11,21 +11,23 @@ import pytest
 
 from facesearch.backends import sync
 from facesearch.errors import BackendError, BackendUnreachableError, IncompleteError
-from facesearch.store import collections, migrate
+from facesearch.store import collections, feed, migrate
 from facesearch.store.database import Database, sqlite_url
-from facesearch.values import F32, Matches
+from facesearch.values import F32, FaceRows, Matches
 from tests import milvus
-from tests.backends.contract import OfServer
-from tests.backends.made import CONTRACT, Library, Served
+from tests.backends.contract import Contract
+from tests.backends.made import CONTRACT, DIES, Library, Served
 from tests.index.made import TOLERANCE, people, units
+
+pytestmark = DIES
 
 PEOPLE, EACH, DIM = 1500, 2, 16
 COLLECTION = 1, 0
 
 
 @pytest.mark.parametrize("site", ["milvus"], indirect=True)
-class TestOfServer(OfServer):
-    """What Milvus Lite need not do alike; the rest of the suite is asked of that."""
+class TestContract(Contract):
+    """The one suite."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def served(
     milvus_server: milvus.Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """3,000 faces in a graph."""
-    from facesearch.backends.milvus import Milvus, Tuning
+    from facesearch.backends.milvus import Milvus
 
     root: Path = tmp_path_factory.mktemp("library")
     database = Database(sqlite_url(root / "library.db"))
@@ -43,11 +45,10 @@ def served(
     rng = np.random.default_rng(11)
     faces = people(rng, PEOPLE, EACH, DIM)
     library.add(faces, np.repeat(np.arange(1, PEOPLE + 1), EACH))
-    tuning = Tuning(exact_rows=0, effort=512)
     served = Served(
         library,
         lambda: Milvus(
-            milvus_server.url, uuid_, (library.collection.id, 0), 60, replicas=1, tuning=tuning
+            milvus_server.url, uuid_, (library.collection.id, 0), 60, replicas=1, exact_rows=0
         ),
     )
     served.build()
@@ -150,12 +151,53 @@ def test_one_replica_where_two_are_asked_for(served: Served) -> None:
     two.close()
 
 
+def test_killed_while_it_is_filled(
+    served: Served,
+    queries: F32,
+    milvus_server: milvus.Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from facesearch.backends import milvus as ours
+
+    monkeypatch.setattr(feed, "BATCH", 500)
+    monkeypatch.setattr(ours, "_MARK_ROWS", 500)
+    client = hasty(served)
+    before = client.backend.state()
+    assert isinstance(client.backend, ours.Milvus)
+    send = client.backend._client.send
+    sent: list[int] = []
+
+    def dying(name: str, rows: FaceRows) -> None:
+        if len(sent) == 3:
+            milvus_server.kill()
+        send(name, rows)
+        sent.append(len(rows))
+
+    monkeypatch.setattr(client.backend._client, "send", dying)
+    with pytest.raises(BackendUnreachableError):
+        client.build()
+    client.backend.close()
+    milvus_server.start()
+    left = served.backend.unfinished()
+    assert left is not None
+    assert left.filled == 1500
+    assert served.backend.state() == before
+    served.build()
+    state = served.backend.state()
+    assert state is not None
+    assert (state.name, state.rows, state.filled) == (left.name, 3000, None)
+    library = served.library
+    assert not any(sync.verify(served.backend, library.home, library.database, library.collection))
+    check(served, queries)
+
+
 def test_killed_and_started_again(
     served: Served, queries: F32, milvus_server: milvus.Server
 ) -> None:
     library = served.library
     new = library.add(queries[:1], 2000)
     served.push()
+    before = served.backend.state()
     client = hasty(served)
     index = client.open()
     milvus_server.kill()
@@ -165,6 +207,7 @@ def test_killed_and_started_again(
     with pytest.raises(BackendUnreachableError):
         client.push()
     milvus_server.start()
+    assert served.backend.state() == before
     found = served.open().search_identities(queries, 3)  # waits until the rows are loaded again
     checked(served, queries, found)
     assert found.ids[0, 0] == new[0]

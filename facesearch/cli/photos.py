@@ -269,6 +269,8 @@ def enroll(
     given = [option for option, value in single.items() if value is not None]
     if name is None and given:
         raise UsageError(f"{given[0]} goes with one photo and --name")
+    if name is not None and not name.strip():
+        raise UsageError("--name is empty; say who the photo shows")
     target: Path | list[Entry] = source
     if name is not None and from_xmp:
         raise UsageError("--people-from-xmp reads the names; leave --name out")

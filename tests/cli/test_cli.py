@@ -137,6 +137,7 @@ def test_partial_failure_is_exit_code_3(run: Run, library: Path, tmp_path: Path)
         (["enroll", "/no/such/list.csv"], 1, "cannot be read"),
         (["enroll", "/no/such/folder"], 2, "/no/such/folder"),
         (["enroll", "x.jpg", "--face", "1"], 2, "--name"),
+        (["enroll", "x.jpg", "--name", " "], 2, "--name is empty"),
         (["identities", "show", "Nobody"], 1, "no identity 'Nobody'"),
         (["identities", "list", "--where", "team"], 2, "KEY=VALUE"),
         (["identities", "list", "-c", "other"], 1, "no collection 'other'"),

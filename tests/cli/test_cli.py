@@ -289,3 +289,24 @@ def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (run.returncode, run.stderr) == (130, b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--version"])
+def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path, option: str) -> None:
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "facesearch.cli.main", "-L", tmp_path / "a", option, "init"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert run.returncode == 1
+    line = b"facesearch: the result cannot be written: No space left on device\n"
+    assert run.stderr == line
+
+
+def test_without_any_output(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m facesearch.cli.main -L '{tmp_path}/a' init >&- 2>&-"
+    assert subprocess.run(command, shell=True, check=False).returncode == 0
+    assert (tmp_path / "a" / "facesearch.toml").is_file()

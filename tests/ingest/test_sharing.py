@@ -116,7 +116,8 @@ def test_ctrl_c_reaches_every_member(make_album: Album, tmp_path: Path) -> None:
 
 def test_ctrl_c_again_ends_it_at_once() -> None:
     code = (
-        "import time; from facesearch.cli.photos import _stoppable\n"
+        "import signal, time; from facesearch.cli.photos import _stoppable\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
         "with _stoppable(True):\n"
         "    print('begun', flush=True)\n"
         "    try: time.sleep(60)\n"

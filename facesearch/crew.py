@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facesearch import library
-from facesearch.errors import ContractError, UsageError
+from facesearch.errors import BackendError, ContractError, UsageError
 from facesearch.parts import Parts
-from facesearch.store import collections
+from facesearch.store import collections, feed
 from facesearch.store.collections import Collection
 from facesearch.values import Failure
 
@@ -45,6 +45,55 @@ NEEDED = (
 
 class Crew(Parts):
     """Parts, and the workers that bring photos in."""
+
+    def _tending(
+        self, collection: Collection, progress: Callable[[Report], None]
+    ) -> Callable[[Report], None]:
+        """`progress`, which also has the index compacted meanwhile when too much lies outside.
+
+        A vector server is not asked what it holds, so that one that is away holds nothing up: what
+        counts then is what came since the last compaction was begun.
+        """
+        from facesearch.compaction import Occasion
+
+        served = self._served(collection) is not None
+        since = collections.revision(self.database, collection.id)
+
+        def look() -> None:
+            nonlocal since
+            found = self.collection(collection.name)  # it may have gone over to another model
+            if self.compactor.running(found.name):
+                return
+            now = collections.revision(self.database, found.id)
+            outside = feed.changed(self.database, found, since) if served else self.outside(found)
+            if outside > self.settings.index.max_delta:
+                self._compact_beside(found)
+                since = now
+
+        occasion = Occasion(lambda: self.database.patiently(look))
+
+        def told(report: Report) -> None:
+            progress(report)
+            occasion()
+
+        return told
+
+    def _rebuild_if_due(self, collection: str) -> None:
+        """Build the index, or push, when too much lies outside it.
+
+        Raises:
+            BackendError: the vector server fails; says that nothing else is left to do.
+        """
+        self.compactor.wait()
+        found = self.database.patiently(lambda: self.collection(collection))
+        try:
+            if self.database.patiently(lambda: self.outside(found)) > self.settings.index.max_delta:
+                self._renew(found)
+        except BackendError as err:
+            raise type(err)(
+                "all is stored, but not in the vector server yet; run 'facesearch index compact' "
+                f"when it is well: {err}"
+            ) from err
 
     def _target(
         self, name: str, *, anew: bool = False, here: bool = True

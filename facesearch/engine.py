@@ -536,7 +536,7 @@ class Engine(Upgrades):
         status = self.live(found).status() if rebuild and face_ids else None
         if status and self._served(found) is not None:
             self.compactor.stop()
-            self._push(found, wait=True)
+            self._push(found, wait=True, erased=True)
         elif status and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.compactor.stop()
             self.build_index(collection, wait=True)
@@ -792,32 +792,6 @@ class Engine(Upgrades):
     def failures(self, collection: str | None = None) -> Iterator[Failure]:
         """Every file that could not be processed, with its reason, by path."""
         return ledger.failures(self.database, self.collection(collection) if collection else None)
-
-    def _tending(
-        self, collection: Collection, progress: Callable[[Report], None]
-    ) -> Callable[[Report], None]:
-        """`progress`, which also has the index compacted meanwhile when too much lies outside."""
-        from facesearch.compaction import Occasion
-
-        def look() -> None:
-            found = self.collection(collection.name)  # it may have gone over to another model
-            if self.outside(found) > self.settings.index.max_delta:
-                self._compact_beside(found)
-
-        occasion = Occasion(lambda: self.database.patiently(look))
-
-        def told(report: Report) -> None:
-            progress(report)
-            occasion()
-
-        return told
-
-    def _rebuild_if_due(self, collection: str) -> None:
-        """Build the index, or push, when too much lies outside it."""
-        self.compactor.wait()
-        found = self.database.patiently(lambda: self.collection(collection))
-        if self.database.patiently(lambda: self.outside(found)) > self.settings.index.max_delta:
-            self._renew(found)
 
     def _review(self, collection: Collection, face_ids: Sequence[int]) -> list[Failure]:
         """Doubts about enrolled faces; none for a model without a measured threshold."""

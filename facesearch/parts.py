@@ -396,13 +396,14 @@ class Parts:
             build(home, spec, revision, batches, people=people, adaptation=adaptation, wait=wait)
         self.database.scrub(SCRUB_S)
 
-    def _push(self, collection: Collection, *, wait: bool = False) -> bool:
-        """Bring the vector server to the store's revision; False if it holds nothing yet."""
+    def _push(self, collection: Collection, *, wait: bool = False, erased: bool = False) -> bool:
+        """Bring the vector server to the store's revision, as `sync.push`; False if it is empty."""
         from facesearch.backends import sync
 
         remote = self._served(collection)
         assert remote is not None
-        pushed = sync.push(remote.backend, remote.home, self.database, collection, wait=wait)
+        given = remote.backend, remote.home, self.database, collection
+        pushed = sync.push(*given, wait=wait, erased=erased)
         self.database.scrub(SCRUB_S)
         return pushed is not None
 

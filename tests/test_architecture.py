@@ -137,7 +137,7 @@ def test_each_heavy_library_is_imported_somewhere(heavy: str) -> None:
     ("library", "where"),
     [
         ("psycopg", "backends.pgvector"),
-        ("pymilvus", "backends.milvus_client"),
+        ("pymilvus", "backends.milvus_link"),
         ("ray", "ingest.cluster"),
     ],
 )

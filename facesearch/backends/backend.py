@@ -110,6 +110,8 @@ class Backend(Protocol):
     """The server's place, for messages."""
     kind: str
     """What `index.backend` calls it, and the folder of its recipes."""
+    widest: int
+    """The greatest breadth of a graph's search."""
 
     def default(self, rows: int) -> IndexSpec:
         """The recipe where none was chosen, for so many faces."""
@@ -179,6 +181,10 @@ class Backend(Protocol):
         Its `revision` is that of the store when it was begun, and it has every face up to `filled`
         as it was then, or later.
         """
+        ...
+
+    def abandon(self) -> None:
+        """Drop what is `unfinished`."""
         ...
 
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:

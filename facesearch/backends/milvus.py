@@ -10,8 +10,11 @@ answers in milliseconds and lags by 5 s at most: rows of that state are visible 
 committed later are not looked for in Milvus at all (`facesearch.backends.remote`).
 
 Completeness. A cluster that lost a query node may leave out what that node held, and say nothing.
-So the rows that are loaded are counted before and after every search. Fewer than the state promises
-is an error, after trying again for as long as `index.timeout` allows.
+So the rows that are loaded are counted before and after every search. But a search may have asked
+another replica than the counts did, or a node may have been lost and its rows loaded again between
+two counts. So the nodes that held the segments before must hold them after it, too, and no replica
+may lack one: Milvus asks it even then. Else it is an error, after trying again for as long as
+`index.timeout` allows.
 
 Filling. A new collection says in its properties up to which face id it was filled, and stays when
 that is interrupted: the next build goes on there (docs/decisions/0013-filling-a-server.md).
@@ -20,7 +23,7 @@ that is interrupted: the next build goes on there (docs/decisions/0013-filling-a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from facesearch.backends.backend import TRIAL, MovedError, State
@@ -58,6 +61,7 @@ class Milvus:
     """
 
     kind = "milvus"
+    widest = 32_768
 
     def __init__(
         self,
@@ -73,10 +77,11 @@ class Milvus:
         if not url:
             raise UsageError('index.backend = "milvus" needs index.url, e.g. "http://host:19530"')
         self.where = url
-        self._client = Client(url, timeout_s, token, 1 if url.endswith(".db") else replicas)
+        self._client = Client(url, token, timeout_s, 1 if url.endswith(".db") else replicas)
         self._exact_rows = exact_rows
         self._prefix = "facesearch_{}_{}s{}".format(library_id.replace("-", ""), *collection)
         self._seen: tuple[tuple[str, int], float] = ("", 0), 0.0
+        self._holders: tuple[str, frozenset[object]] = "", frozenset()
 
     def close(self) -> None:
         """Release the connection."""
@@ -112,10 +117,11 @@ class Milvus:
 
         def search() -> I64:
             level = next(levels, "Strong")
-            self._complete(state, level)
-            ids = self._client.search(name, queries, k, condition, params, level)
-            self._complete(state, "Eventually")
-            return ids
+            return self._guarded(
+                state,
+                level,
+                lambda: self._client.search(name, queries, k, condition, params, level),
+            )
 
         return self._client.patiently(search)
 
@@ -145,6 +151,11 @@ class Milvus:
         found = [self._stated(name) for name in self._names() if name != served]
         left = [state for state in found if state is not None and state.filled is not None]
         return max(left, key=lambda state: state.filled or 0, default=None)
+
+    def abandon(self) -> None:
+        """As `Backend.abandon`."""
+        held = self._held()
+        self._sweep(None if held is None else held[0])
 
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
         """As `Backend.lay_out`."""
@@ -185,7 +196,7 @@ class Milvus:
 
     def _held(self) -> tuple[str, State] | None:
         """Name and state of the current Milvus collection; None if there is none."""
-        found = self._client.described(self._prefix)
+        found = self._client.stated(self._prefix)
         if found is None:
             return None
         name, properties = found
@@ -193,11 +204,34 @@ class Milvus:
 
     def _stated(self, name: str) -> State | None:
         """The state of a Milvus collection; None if it has none that can be read."""
-        found = self._client.described(name)
+        found = self._client.stated(name)
         try:
             return None if found is None else State.parsed(found[1].get(_KEY, ""), name)
         except BackendError:
             return None
+
+    def _guarded(self, state: State, level: str, ask: Callable[[], I64]) -> I64:
+        """What `ask` finds, if every row that `state` promises was there all the while.
+
+        Raises:
+            IncompleteError: it may not have been.
+            MovedError: something else is promised by now.
+        """
+        name = self._name(state)
+        known, before = self._holders  # after the last search is before this one
+        if known != name:
+            before = self._client.holders(name)
+        self._complete(state, level)
+        found = ask()
+        self._complete(state, "Bounded")
+        after = self._client.holders(name)
+        self._holders = name, after
+        if not before <= after:
+            raise IncompleteError(
+                f"{self.where}: faces moved between nodes while they were searched, somebody could "
+                "be missed; run the command again"
+            )
+        return found
 
     def _complete(self, state: State, level: str) -> None:
         """Check that at least the rows that `state` promises are loaded.

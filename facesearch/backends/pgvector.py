@@ -30,8 +30,6 @@ EXACT_ROWS = 20_000
 
 _BREADTH = 200
 """Candidates looked at while a graph is built (`ef_construction`)."""
-_MOST_EF = 1000
-"""pgvector's own limit of `hnsw.ef_search`."""
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 _SEARCH_PATH = (
@@ -54,6 +52,7 @@ class PgVector:
     """
 
     kind = "pgvector"
+    widest = 1000
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class PgVector:
         with self._reading() as connection:
             self._require(connection, state)
             spec = state.spec or load_recipe("hnsw", self.kind)
-            effort = min(_MOST_EF, max(spec.value, k, 1))
+            effort = min(self.widest, max(spec.value, k, 1))
             for setting in (
                 f"hnsw.ef_search = {effort}",
                 "hnsw.iterative_scan = relaxed_order",
@@ -187,6 +186,9 @@ class PgVector:
 
     def unfinished(self) -> None:
         """Nothing: what is filled is filled by one transaction, or not at all."""
+
+    def abandon(self) -> None:
+        """Nothing: see `unfinished`."""
 
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
         """As `Backend.lay_out`."""

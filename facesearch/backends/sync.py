@@ -122,8 +122,11 @@ def push(
     collection: Collection,
     *,
     wait: bool = False,
+    erased: bool = False,
 ) -> State | None:
     """Bring the server to the store's revision; None if nothing was ever built in it.
+
+    Where faces were removed, what an interrupted build has left goes, too: they may be in it.
 
     Args:
         backend: the server.
@@ -131,6 +134,7 @@ def push(
         database: the truth.
         collection: whose faces.
         wait: for another process that is at this index, instead of complaining.
+        erased: leave nothing of the removed ones anywhere: also end a tuning.
 
     Raises:
         BackendError: the server fails, or what it holds belongs elsewhere.
@@ -138,7 +142,12 @@ def push(
     """
     with writing(home.directory), exclusive(home.directory, wait=wait):
         state = _checked(backend, home, database, collection)
-        return None if state is None else _pushed(backend, database, collection, state, [])
+        if state is not None:
+            state = _pushed(backend, database, collection, state, [])
+        if erased:
+            backend.abandon()
+            backend.clear()
+        return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +270,8 @@ def _pushed(
     if after != state or len(mended) or len(gone):
         upserts = [compared(part, state.mean_vector) for part in (changes.upserts, mended)]
         backend.write(after, [part for part in upserts if len(part)], gone)
+    if len(changes.removed):
+        backend.abandon()
     return after
 
 

@@ -149,7 +149,8 @@ class _Served:
     @property
     def values(self) -> Sequence[int]:
         lists = self.spec.lists_for(len(self.faces)) if self.spec.lists else 0
-        return values(self.parameter, lists)
+        wanted = values(self.parameter, lists)
+        return sorted({min(value, self.backend.widest) for value in wanted})
 
     @property
     def fetches(self) -> Sequence[int]:
@@ -203,10 +204,10 @@ class _Whole:
     mean: F32 | None
 
     def search_identities(self, queries: F32, k: int, scope: Scope, /) -> None:
-        given = queries if self.mean is None else queries + self.mean
-        for start in range(0, len(given), _QUERIES):
-            self.index.refresh()
-            self.index.search_identities(given[start : start + _QUERIES], k, scope)
+        self.index.refresh()
+        self.index.search_identities(
+            queries if self.mean is None else queries + self.mean, k, scope
+        )
 
 
 def _batches(faces: Faces) -> Iterable[FaceRows]:

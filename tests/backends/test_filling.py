@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from facesearch.backends import milvus, sync
-from facesearch.backends.backend import State
+from facesearch.backends.backend import TRIAL, State
 from facesearch.backends.milvus import Milvus
 from facesearch.errors import IncompleteError
 from facesearch.store import feed
 from facesearch.values import FaceRows
-from tests.backends.made import DIM, Served
+from tests.backends.made import DIES, DIM, Served
 from tests.index.made import people, units
 
 FACES, BATCH = 1000, 100
@@ -80,9 +80,10 @@ def as_in_the_store(site: Served) -> None:
     library.truth.check(found.search(queries, 5), queries, 5, distinct=False)
 
 
+@DIES
 @pytest.mark.parametrize("site", ["milvus-lite", "milvus"], indirect=True)
 class TestFilling:
-    """Milvus Lite, and by `make test-servers` Milvus itself."""
+    """Milvus Lite and Milvus itself."""
 
     def test_goes_on_where_it_was(self, site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         library = site.library
@@ -131,7 +132,7 @@ class TestFilling:
         self, site: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         library, client = site.library, client_of(site)
-        client._client._timeout_s = 3.0
+        client._client.timeout_s = 3.0
         ids = library.add(units(np.random.default_rng(1), 5 * BATCH))
         left = interrupted(site, monkeypatch, 4)
         strays = FaceRows(
@@ -142,6 +143,28 @@ class TestFilling:
             site.build()
         assert site.backend.unfinished() is None
         assert built(site, monkeypatch) == len(ids)
+        as_in_the_store(site)
+
+    def test_who_is_removed_is_in_no_rest(
+        self, site: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        library, client = site.library, client_of(site)
+        ids = library.add(units(np.random.default_rng(1), 5 * BATCH))
+        site.build()
+        interrupted(site, monkeypatch, 4)
+        library.add(units(np.random.default_rng(2), 1))
+        site.push()
+        assert site.backend.unfinished() is not None
+        library.remove(ids[:1])
+        site.push()
+        assert site.backend.unfinished() is None
+        interrupted(site, monkeypatch, 4)
+        state = site.backend.state()
+        assert state is not None
+        site.backend.lay_out(replace(state, name=f"{TRIAL}a"), [library.truth.rows()])
+        given = site.backend, library.home, library.database, library.collection
+        sync.push(*given, erased=True)
+        assert client._client.names(client._prefix) == [client._name(state)]
         as_in_the_store(site)
 
     def test_another_models_is_swept(self, site: Served, monkeypatch: pytest.MonkeyPatch) -> None:

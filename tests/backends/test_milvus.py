@@ -191,13 +191,29 @@ def test_killed_while_it_is_filled(
     check(served, queries)
 
 
+def held(served: Served) -> frozenset[object]:
+    """Which nodes hold which segments, by Milvus itself."""
+    from facesearch.backends.milvus_link import Link
+
+    state = served.backend.state()
+    assert state is not None
+    link = Link(served.backend.where, "", 60.0)
+    library_id = state.library_id.replace("-", "")
+    found = link.holders(f"facesearch_{library_id}_{state.collection_id}s0_{state.name}")
+    link.close()
+    return found
+
+
 def test_killed_and_started_again(
     served: Served, queries: F32, milvus_server: milvus.Server
 ) -> None:
     library = served.library
+    before = held(served)
+    assert before
+    assert held(served) == before
     new = library.add(queries[:1], 2000)
     served.push()
-    before = served.backend.state()
+    pushed = served.backend.state()
     client = hasty(served)
     index = client.open()
     milvus_server.kill()
@@ -207,10 +223,11 @@ def test_killed_and_started_again(
     with pytest.raises(BackendUnreachableError):
         client.push()
     milvus_server.start()
-    assert served.backend.state() == before
+    assert served.backend.state() == pushed
     found = served.open().search_identities(queries, 3)  # waits until the rows are loaded again
     checked(served, queries, found)
     assert found.ids[0, 0] == new[0]
+    assert not before <= held(served)  # a node that is started again is another one
     served.push()
     assert served.open().status().superseded == 0
     check(served, queries)

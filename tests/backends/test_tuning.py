@@ -30,7 +30,7 @@ from facesearch.index.tuned import kept
 from facesearch.store import collections, gallery, ledger
 from facesearch.store.gallery import Person
 from facesearch.tuning import tuned
-from tests.backends.made import DIM, Served
+from tests.backends.made import DIES, DIM, Served
 from tests.index.made import people, units
 from tests.test_indexing import photo
 
@@ -80,9 +80,10 @@ def measured(
         return tune(*asked, specs, target, maker=maker, halving=False, tell=tell)
 
 
+@DIES
 @pytest.mark.parametrize("site", [*SERVERS, "milvus"], indirect=True)
 class TestServers:
-    """pgvector, Milvus Lite, and by `make test-servers` Milvus itself."""
+    """pgvector, Milvus Lite and Milvus itself."""
 
     def test_the_choice_is_built_and_loses_what_was_said(
         self, site: Served, asked: tuple[Faces, Probes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -19,21 +20,44 @@ from facesearch.errors import UsageError
 from facesearch.store.collections import DEFAULT
 
 STDIN = Path("-")
+SAME_CTRL_C_S = 1.0
+"""Two signals within this time are one: shells and terminals pass on what others got already."""
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM, and a terminal that is closed, stop the block as Ctrl-C does."""
-    signals = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {one: signal.getsignal(one) for one in signals}
+def _stoppable(tell: bool) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and a terminal that is closed stop the block by KeyboardInterrupt.
+
+    It may take a while until what is in hand is finished. Ctrl-C ends the process at once then, as
+    kill -9 would; unless it comes so soon that it may be the same one, sent twice.
+
+    Args:
+        tell: whether to say so.
+    """
+    signals = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    before = {one: signal.getsignal(one) for one in signals if one is not None}
+    stopped: float | None = None
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        if stopped is not None:
+            if number == signal.SIGINT and time.monotonic() - stopped > SAME_CTRL_C_S:
+                os._exit(130)
+            return
+        stopped = time.monotonic()
+        if tell:  # past Python's buffers, which may be in use just now
+            os.write(2, b"\nstopping when what is in hand is done; Ctrl-C again: at once\n")
+        raise KeyboardInterrupt
+
     for one, handler in before.items():
         if handler is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(one, signal.default_int_handler)
+            signal.signal(one, stop)
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        if stopped is None:  # else this goes on to the end of the process
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
 def _agreed(question: str) -> bool:
@@ -170,7 +194,7 @@ def ingest(
         try:
             counted = () if lists else named
             with (
-                _stoppable(),
+                _stoppable(not common.wants_json(json)),
                 Progress("ingest", counted, metrics, common.wants_json(json)) as progress,
             ):
                 report = engine.ingest(
@@ -245,6 +269,8 @@ def enroll(
     given = [option for option, value in single.items() if value is not None]
     if name is None and given:
         raise UsageError(f"{given[0]} goes with one photo and --name")
+    if name is not None and not name.strip():
+        raise UsageError("--name is empty; say who the photo shows")
     target: Path | list[Entry] = source
     if name is not None and from_xmp:
         raise UsageError("--people-from-xmp reads the names; leave --name out")

@@ -131,6 +131,8 @@ class Database:
                 yield connection
         except SQLAlchemyError as err:
             raise _translate(err, self.where) from err
+        except UnicodeEncodeError as err:
+            raise UsageError(f"{err.object!r} is not valid text, and cannot be stored") from err
 
     def peek(self, statement: Select[*tuple[Any, ...]], **values: int) -> list[Any]:
         """The rows of a small SELECT outside any transaction, in a tenth of the time of `read`.

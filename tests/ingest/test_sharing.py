@@ -97,7 +97,8 @@ def test_ctrl_c_reaches_every_member(make_album: Album, tmp_path: Path) -> None:
         team = ingest(tmp_path / "library", album, "--workers", "2", say=True)
         while not engine.counts().files and team.poll() is None:
             time.sleep(0.005)
-        team.send_signal(signal.SIGINT)
+        for again in (signal.SIGINT, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            team.send_signal(again)
         _, err = team.communicate(timeout=120)
         assert team.returncode in {130, 0}  # 0: it had finished just then
         assert b"Traceback" not in err
@@ -111,6 +112,33 @@ def test_ctrl_c_reaches_every_member(make_album: Album, tmp_path: Path) -> None:
             assert connection.exec_driver_sql(held).scalar() == 0
         engine.ingest([album])
         assert states(engine) == {("done", 1): 100}
+
+
+@pytest.mark.parametrize("same_s", [0, 1000])
+def test_ctrl_c_again_ends_it_at_once_unless_it_is_the_same(same_s: int) -> None:
+    code = (
+        "import signal, sys; from facesearch.cli import photos\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
+        f"photos.SAME_CTRL_C_S = {same_s}\n"
+        "with photos._stoppable(True):\n"
+        "    try: print('begun', flush=True); sys.stdin.read()\n"
+        "    finally: sys.stdin.read(); print('done', flush=True)"  # what was in hand
+    )
+    pipe = subprocess.PIPE
+    run = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
+    assert run.stdout is not None
+    assert run.stderr is not None
+    assert run.stdout.readline() == b"begun\n"
+    run.send_signal(signal.SIGINT)
+    assert run.stderr.readline() == b"\n"
+    assert b"again" in run.stderr.readline()
+    run.send_signal(signal.SIGTERM)
+    run.send_signal(signal.SIGINT)
+    if same_s:
+        assert run.communicate(timeout=60)[0] == b"done\n"
+    else:
+        assert run.wait(60) == 130
+        assert run.communicate(timeout=60) == (b"", b"")
 
 
 def test_a_member_that_dies_leaves_its_work_to_the_others(

@@ -40,6 +40,8 @@ _MARK_ROWS = 65_536
 """Faces sent before it is noted how far a new collection is filled."""
 _KEY = "facesearch"
 """Of our entry in a collection's properties."""
+_COMPACTED = "collection.autocompaction.enabled"
+"""Milvus's property: whether it merges segments by itself, and then indexes them again."""
 _ROW_IDS = 16
 """Bytes of the ids of a face and its identity."""
 
@@ -161,7 +163,7 @@ class Milvus:
     def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
         """As `Backend.lay_out`."""
         name = self._name(state)
-        self._client.create(name, state.dim, {_KEY: state.dumped()})
+        self._client.create(name, state.dim, _said(replace(state, filled=0)))
         for rows in faces:
             self._client.send(name, rows)
 
@@ -291,7 +293,7 @@ class Milvus:
         begun = self._stated(name)
         if begun is None or begun.filled is None:
             begun = replace(state, filled=0)
-            self._client.create(name, state.dim, {_KEY: begun.dumped()})
+            self._client.create(name, state.dim, _said(begun))
         sent = last = 0
         for rows in upserts:
             self._client.send(name, rows)
@@ -303,10 +305,19 @@ class Milvus:
             self._mark(name, replace(begun, filled=last))
 
     def _mark(self, name: str, state: State) -> None:
-        self._client.mark(name, {_KEY: state.dumped()})
+        self._client.mark(name, _said(state))
 
     def _sweep(self, *keep: str | None) -> None:
         """Drop our Milvus collections of this collection but these, and but those for trial."""
         for name in self._names():
             if name not in keep:
                 self._client.drop(name)
+
+
+def _said(state: State) -> dict[str, str]:
+    """The properties of a Milvus collection; what is being filled is left alone until it is served.
+
+    Each row that is upserted was deleted before, for Milvus, which cleans that up some minutes
+    later: all that it has just indexed would be indexed again before anybody could use it.
+    """
+    return {_KEY: state.dumped(), _COMPACTED: "true" if state.filled is None else "false"}

@@ -198,7 +198,7 @@ class Client(Link):
             found = self.patiently(
                 lambda: self.client.describe_index(name, "vector", timeout=self.timeout_s)
             )
-            if found["state"] == "Finished" and not found["pending_index_rows"]:
+            if found["state"] == "Finished":  # what is merged beside is served as it was meanwhile
                 return
             if found["state"] == "Failed":
                 raise BackendError(f"{self.where}: Milvus failed to build {kind}")

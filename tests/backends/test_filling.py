@@ -65,6 +65,14 @@ def built(site: Served, monkeypatch: pytest.MonkeyPatch) -> int:
     return sum(sent)
 
 
+def merges(site: Served, state: State) -> str:
+    """Whether Milvus merges segments of what has this state by itself."""
+    client = client_of(site)
+    found = client._client.stated(client._name(state))
+    assert found is not None
+    return found[1]["collection.autocompaction.enabled"]
+
+
 def as_in_the_store(site: Served) -> None:
     """The server has what the store has, says so, and nothing else lies there."""
     library = site.library
@@ -94,6 +102,7 @@ class TestFilling:
         ids += library.add(vectors[FACES // 2 :])
         left = interrupted(site, monkeypatch, 7)
         assert left.filled == ids[6 * BATCH - 1]  # 7 batches are there, the mark comes every two
+        assert merges(site, left) == "false"
         assert site.backend.state() == served  # nothing has changed for those who search
         queries = vectors[:3]
         library.truth.check(site.open().search(queries, 4), queries, 4, distinct=False)
@@ -109,6 +118,7 @@ class TestFilling:
         assert state is not None
         assert (state.name, state.created) == (left.name, left.created)
         assert site.backend.unfinished() is None
+        assert merges(site, state) == "true"
         as_in_the_store(site)
         assert built(site, monkeypatch) == FACES - 3 + 5  # the next begins anew
         as_in_the_store(site)

@@ -23,7 +23,7 @@ SERVER_MIB = 512
 LEFT_MIB = 2
 """What is left on the server's disk: less than it writes in a minute."""
 LIBRARY_MIB = 64
-FULL_S = 60.0
+FULL_S = 30.0
 """How long the server's disk stays full once the ingestion is under way."""
 
 
@@ -37,11 +37,14 @@ def server(site: Site) -> dict[str, Any]:
         def fault() -> None:
             fill(disk, LEFT_MIB)
             at.noted(f"{free(disk) >> 20} MiB are left on the server's disk")
-            deadline = time.monotonic() + FULL_S
-            while time.monotonic() < deadline and at.server.alive("standalone"):
+            deadline, ended = time.monotonic() + FULL_S, False
+            while time.monotonic() < deadline:
+                if not ended and not at.server.alive("standalone"):
+                    ended = True
+                    at.noted("the server has ended by itself")
+                if free(disk) >> 20 > LEFT_MIB:  # it tidied up
+                    fill(disk, LEFT_MIB)
                 time.sleep(0.5)
-                fill(disk, LEFT_MIB if free(disk) >> 20 > LEFT_MIB else 0)
-            at.noted(f"the server {'runs' if at.server.alive('standalone') else 'has ended'}")
             (disk / "ballast").unlink()
             at.noted("there is room again")
             if at.server.alive("standalone"):

@@ -28,8 +28,7 @@ demo: setup     ## ingest, enrol and identify on the bundled photos; writes demo
 test: setup     ## run the tests
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-servers: setup  ## run the tests that need a real Milvus or Ray, too (minutes)
-	$(BIN)/python -m pip install --quiet milvus==2.3.5  # the server itself, 150 MB
+test-servers: setup  ## run the tests that kill a Milvus server or need Ray, too (minutes)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'ray[data]==2.60.0'  # 80 MB
 	FACESEARCH_TEST_MILVUS=1 FACESEARCH_TEST_RAY=1 $(PYTEST) tests/backends tests/ingest/test_ray.py
 

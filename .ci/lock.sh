@@ -23,8 +23,10 @@ WANTED
 grep '^torch==' requirements.lock >> "$work/wanted.txt"
 
 pip install --dry-run --ignore-installed --report "$work/report.json" -r "$work/wanted.txt"
-"$work/venv/bin/python" - "$work/report.json" > "$work/lock" <<'LOCK'
+"$work/venv/bin/python" - "$work/report.json" "$work/wanted.txt" > "$work/lock" <<'LOCK'
 import json, re, sys
+from packaging.requirements import Requirement
+markers = {r.name: f"; {r.marker}" for r in map(Requirement, open(sys.argv[2])) if r.marker}
 found = {}
 for item in json.load(open(sys.argv[1]))["install"]:
     name, version = item["metadata"]["name"].lower().replace("_", "-"), item["metadata"]["version"]
@@ -33,6 +35,6 @@ print("# Every package, exact: written by 'make lock'. PyTorch's version is rais
 print("# its CUDA build brings along is left to pip.")
 for name in sorted(found):
     if not re.match(r"(nvidia|cuda|triton)\b", name):
-        print(f"{name}=={found[name]}")
+        print(f"{name}=={found[name]}{markers.get(name, '')}")
 LOCK
 cp "$work/lock" requirements.lock

@@ -206,7 +206,7 @@ def outcome(at: Scene, site: Site, until: float) -> dict[str, Any]:
     }
 
 
-def killed(site: Site, kills: int = 4) -> dict[str, Any]:
+def killed(site: Site, kills: int = 3) -> dict[str, Any]:
     """SIGKILL during an ingestion, then several times while it is only asked."""
     first, rest = parts(site, "killed")
     with scene(site, "killed", first) as at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ from tests.backends.made import CONTRACT, Library, Served
 from tests.index.made import TOLERANCE, people, units
 
 PEOPLE, EACH, DIM = 1500, 2, 16
-COLLECTION = 1, 0
+PATIENT_S = 300.0
+"""A stall in mid-request is not a failure."""
 
 
 @pytest.mark.parametrize("site", ["milvus"], indirect=True)
@@ -28,14 +30,10 @@ class TestOfServer(OfServer):
     """What Milvus Lite need not do alike; the rest of the suite is asked of that."""
 
 
-@pytest.fixture(scope="module")
-def served(
-    milvus_server: milvus.Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+def graph(server: milvus.Server, root: Path) -> Served:
     """3,000 faces in a graph."""
     from facesearch.backends.milvus import Milvus, Tuning
 
-    root: Path = tmp_path_factory.mktemp("library")
     database = Database(sqlite_url(root / "library.db"))
     migrate.upgrade(database)
     uuid_ = database.ensure_library()
@@ -47,13 +45,32 @@ def served(
     served = Served(
         library,
         lambda: Milvus(
-            milvus_server.url, uuid_, (library.collection.id, 0), 60, replicas=1, tuning=tuning
+            server.url, uuid_, (library.collection.id, 0), PATIENT_S, replicas=1, tuning=tuning
         ),
     )
     served.build()
+    return served
+
+
+@pytest.fixture(scope="module")
+def served(
+    milvus_server: milvus.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    served = graph(milvus_server, tmp_path_factory.mktemp("library"))
     yield served
     served.backend.close()
-    database.close()
+    served.library.database.close()
+
+
+@pytest.fixture
+def mortal() -> Iterator[milvus.Server]:
+    """A server that may be killed, for `make test-servers`: it does not outlast a stall of 20 s."""
+    if os.environ.get("FACESEARCH_TEST_MILVUS") != "1":
+        pytest.skip("a Milvus server that is killed: make test-servers")
+    server = milvus.Server()
+    server.start()
+    yield server
+    server.remove()
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +138,7 @@ def test_nobody_answers(served: Served, queries: F32, milvus_server: milvus.Serv
 def test_rows_that_are_lost_are_not_overlooked(served: Served, queries: F32) -> None:
     from pymilvus import MilvusClient
 
-    client = hasty(served)
+    client = hasty(served, 15.0)
     state = client.backend.state()
     assert state is not None
     library_id = state.library_id.replace("-", "")
@@ -163,9 +180,8 @@ def held(served: Served) -> frozenset[object]:
     return found
 
 
-def test_killed_and_started_again(
-    served: Served, queries: F32, milvus_server: milvus.Server
-) -> None:
+def test_killed_and_started_again(queries: F32, mortal: milvus.Server, tmp_path: Path) -> None:
+    served = graph(mortal, tmp_path)
     library = served.library
     before = held(served)
     assert before
@@ -174,13 +190,13 @@ def test_killed_and_started_again(
     served.push()
     client = hasty(served)
     index = client.open()
-    milvus_server.kill()
+    mortal.kill()
     with pytest.raises(BackendUnreachableError):
         index.search(queries, 3)
     library.remove([20])
     with pytest.raises(BackendUnreachableError):
         client.push()
-    milvus_server.start()
+    mortal.start()
     found = served.open().search_identities(queries, 3)  # waits until the rows are loaded again
     checked(served, queries, found)
     assert found.ids[0, 0] == new[0]
@@ -189,3 +205,5 @@ def test_killed_and_started_again(
     assert served.open().status().superseded == 0
     check(served, queries)
     client.backend.close()
+    served.backend.close()
+    library.database.close()

@@ -317,17 +317,18 @@ def main() -> None:
     databases = postgres.Server(found)
     databases.create()
     try:
-        for name in options.drills:
-            head = record.header()
-            head["versions"] |= {p: version(p) for p in ("milvus", "pymilvus")}
-            with tempfile.TemporaryDirectory(prefix="facesearch-drill-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="facesearch-drill-") as scratch:
+            home, site = Path(scratch), None
+            for name in options.drills:
                 print(name, flush=True)
+                head = record.header()
+                head["versions"] |= {p: version(p) for p in ("milvus", "pymilvus")}
                 if name == "cluster":  # of generated faces
-                    result = cluster_drill.drill(Path(scratch), databases.database, options.kills)
+                    result = cluster_drill.drill(home, databases.database, options.kills)
                 else:
-                    result = drills[name](prepared(Path(scratch), chosen, databases.database))
-                    result["photos"] = options.photos
-            _keep(options.name, name, head | result)
+                    site = site or prepared(home, chosen, databases.database)
+                    result = {"photos": len(chosen), **drills[name](site)}
+                _keep(options.name, name, head | result)
     finally:
         databases.remove()
 

@@ -32,7 +32,7 @@ TRIES = 3
 PORT = 19530
 SESSION_S = 20
 """How long after SIGKILL its parts are forgotten, and its rows loaded again after a restart."""
-CALM_S = 600
+CALM_S = 3600
 """The same of a server that is not killed. Its parts give up when they have not renewed their
 sessions for so long: a machine may stall, frozen or starved, for less."""
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1

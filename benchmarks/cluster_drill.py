@@ -67,7 +67,13 @@ def _killed(
 ) -> dict[str, Any]:
     kinds = {"default": (), "hasty": ("--timeout", "2"), "raw": ("--raw",)}
     askers = {
-        name: Asker(library, queries, library / f"{name}.jsonl", options, cluster.command)
+        name: Asker(
+            library,
+            queries,
+            library.with_name(f"{library.name}-{name}.jsonl"),
+            options,
+            cluster.command,
+        )
         for name, options in kinds.items()
     }
     began = time.monotonic()

@@ -132,7 +132,9 @@ def scene(site: Site, name: str, folder: Path) -> Iterator[Scene]:
     (site.home / f"{name}-server").mkdir(exist_ok=True)
     with Milvus(site.home / f"{name}-server") as server:
         askers = {
-            kind: Asker(library, site.queries, library / f"{kind}.jsonl", options, server.command)
+            kind: Asker(
+                library, site.queries, site.home / f"{name}-{kind}.jsonl", options, server.command
+            )
             for kind, options in (("default", ()), ("hasty", ("--timeout", "2")))
         }
         made = Scene(server, library, askers)
@@ -155,7 +157,7 @@ def ingested(at: Scene, folder: Path, fault: Callable[[], None]) -> dict[str, An
     """Ingest a folder in a process of its own; `fault` happens when a quarter is recorded."""
     before, photos = at.recorded(), len(list(folder.iterdir()))
     began = time.monotonic()
-    with (at.library / "ingest.stderr").open("w+") as said:
+    with at.library.with_suffix(".stderr").open("w+") as said:
         process = subprocess.Popen(
             at.command("--json", "ingest", folder),
             stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ export VENV PYTHON TORCH
 export FACESEARCH_EVAL_DATA ?= $(wildcard $(CURDIR)/../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-servers lint bench lock clean
+.PHONY: help setup demo test test-ray lint bench lock clean
 
 help:   ## show this
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -28,9 +28,9 @@ demo: setup     ## ingest, enrol and identify on the bundled photos; writes demo
 test: setup     ## run the tests
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-servers: setup  ## run the tests that kill a Milvus server or need Ray, too (minutes)
+test-ray: setup  ## run the tests that need Ray, which they start (a minute)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'ray[data]==2.60.0'  # 80 MB
-	FACESEARCH_TEST_MILVUS=1 FACESEARCH_TEST_RAY=1 $(PYTEST) tests/backends tests/ingest/test_ray.py
+	FACESEARCH_TEST_RAY=1 $(PYTEST) tests/ingest/test_ray.py
 
 lint: setup     ## ruff and mypy
 	$(BIN)/ruff check .

@@ -26,7 +26,8 @@ pip install --dry-run --ignore-installed --report "$work/report.json" -r "$work/
 "$work/venv/bin/python" - "$work/report.json" "$work/wanted.txt" > "$work/lock" <<'LOCK'
 import json, re, sys
 from packaging.requirements import Requirement
-markers = {r.name: f"; {r.marker}" for r in map(Requirement, open(sys.argv[2])) if r.marker}
+with open(sys.argv[2]) as file:
+    markers = {r.name.lower(): f"; {r.marker}" for r in map(Requirement, file) if r.marker}
 found = {}
 for item in json.load(open(sys.argv[1]))["install"]:
     name, version = item["metadata"]["name"].lower().replace("_", "-"), item["metadata"]["version"]

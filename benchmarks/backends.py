@@ -1,12 +1,13 @@
 """Vector servers next to FAISS: on LFW, and on a million generated faces.
 
     python -m benchmarks.backends lfw                        # accuracy, all three backends
-    python -m benchmarks.backends build DIR --size 1000000   # store, FAISS index, Milvus, in DIR
-    python -m benchmarks.backends measure DIR                # starts that Milvus again, and asks
+    python -m benchmarks.backends build DIR --size 1000000   # the store, and FAISS tuned, in DIR
+    python -m benchmarks.backends measure DIR                # Milvus by default and tuned, and asks
 
 `lfw` ingests LFW's development half once and copies the library (`facesearch migrate`) to Postgres
 with pgvector and to Postgres with a real Milvus server. Every probe is answered by all three.
-`measure` asks FAISS and Milvus in turns, query by query, in one run.
+`measure` starts a Milvus server, builds the library's vectors into it by default and as `index
+tune` chooses, and asks FAISS and Milvus in turns, query by query, in one run, each time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +27,34 @@ import numpy as np
 from sqlalchemy import insert
 
 from benchmarks import record
+from facesearch.backends.milvus import Milvus
 from facesearch.cli.common import plain
 from facesearch.engine import Engine
 from facesearch.evaluate.lfw import TOP, principal_vectors
 from facesearch.evaluate.metrics import SearchScores, open_set
 from facesearch.evaluate.protocol import read_protocol
 from facesearch.evaluate.search import Bench, made
+from facesearch.faces.known_models import KNOWN
 from facesearch.index.exact import widen
 from facesearch.index.measure import clopper_pearson, exact_truth
+from facesearch.index.tune import Target
+from facesearch.index.tuned import kept
 from facesearch.ingest.enroll import Entry
 from facesearch.migration import migrate
 from facesearch.store import collections, gallery
 from facesearch.store.gallery import Person
 from facesearch.store.tables import FaceRow, IdentityRow, PhotoRow, now
-from facesearch.values import F32, I64, ModelContract
+from facesearch.values import F32, I64
 from tests import milvus, postgres
 
 BATCH = 20_000
-QUERIES = 200
-"""Single queries timed of each backend, in turns."""
+QUERIES, WARM = 200, 10
+"""Single queries timed of each backend, in turns, and asked before."""
+PLAIN = {"index_centre": False}
+"""Settings: generated faces are compared as they are."""
+TARGET = Target(max_loss=0.001)
+FAISS = ("exact", "scan", "scan-opq")
+"""Recipes tried: those that were best among all in `records/search-*.json`."""
 
 
 def main() -> None:
@@ -59,7 +70,8 @@ def main() -> None:
     builder.set_defaults(run=lambda given: build(given.directory, given.size))
     measurer = commands.add_parser("measure")
     measurer.add_argument("directory", type=Path)
-    measurer.set_defaults(run=lambda given: measure(given.directory))
+    measurer.add_argument("--recipe", action="append", default=[], help="of Milvus, to try")
+    measurer.set_defaults(run=lambda given: measure(given.directory, given.recipe))
     given = parser.parse_args()
     given.run(given)
 
@@ -152,30 +164,20 @@ def _answers(
 
 
 def build(directory: Path, size: int) -> None:
-    """A store of `size` generated faces, one a person, and both indexes over it."""
+    """A store of `size` generated faces, one a person; FAISS over it, as its tuner chooses."""
     faces, probes = made(Bench(size=size, dim=128, probes=2000), None)
-    contract = ModelContract("generated", "0" * 64, "none", 128)
+    contract = next(model for model in KNOWN if model.name == "sface").contract
     times: dict[str, float] = {}
     head = record.header()
-    with _timed(times, "store"), Engine.create(directory / "library") as engine:
+    with _timed(times, "store"), Engine.create(directory / "library", **PLAIN) as engine:
         collection = collections.ensure(engine.database, "default", contract)
         for start in range(0, size, BATCH):
             store(engine, collection.id, widen(faces.vectors[start : start + BATCH]), start)
-    with _timed(times, "faiss"), Engine.open(directory / "library") as engine:
-        print(engine.build_index())
-    server = milvus.Server(directory / "milvus")
-    server.home.mkdir(exist_ok=True)
-    server.start()
-    try:
-        settings = {"index_backend": "milvus", "index_url": server.url, "index_replicas": 1}
-        with (
-            _timed(times, "milvus"),
-            Engine.open(directory / "library", index_timeout=600.0, **settings) as engine,
-        ):
+    with Engine.open(directory / "library", **PLAIN) as engine:
+        with _timed(times, "faiss_tune"):
+            result = engine.tune_index(target=TARGET, recipes=FAISS, tell=print)
+        with _timed(times, "faiss_build"):
             print(engine.build_index())
-        memory = _memory(server)
-    finally:
-        server.kill()
     truth = exact_truth(faces, probes, None)
     np.savez(
         directory / "probes.npz",
@@ -185,9 +187,9 @@ def build(directory: Path, size: int) -> None:
         rows=truth.rows,
         identified=truth.identified,
     )
-    body = {"size": size, "seconds": times, "milvus_mib_after_load": memory}
+    body = {"size": size, "seconds": times, "tuning": plain(result)}
     (directory / "built.json").write_text(json.dumps(head | body))
-    print(json.dumps(body))
+    print(json.dumps(times))
 
 
 def store(engine: Engine, collection_id: int, vectors: F32, first: int) -> None:
@@ -221,53 +223,101 @@ def store(engine: Engine, collection_id: int, vectors: F32, first: int) -> None:
         )
 
 
-def measure(directory: Path) -> None:
-    """Loss, recall and latency of both indexes, asked in turns."""
+def measure(directory: Path, recipes: list[str]) -> None:
+    """Milvus by default and tuned: loading, memory; loss, recall and latency, beside FAISS."""
     head = record.header()
     built = json.loads((directory / "built.json").read_text())
     given = np.load(directory / "probes.npz")
     server = milvus.Server(directory / "milvus")
-    times: dict[str, float] = {}
-    with _timed(times, "milvus_start"):
-        server.start()
+    server.home.mkdir(exist_ok=True)
+    server.start()
     settings = {"index_backend": "milvus", "index_url": server.url, "index_replicas": 1}
+    times: dict[str, float] = {}
+    results: dict[str, Any] = {}
     try:
         with (
-            Engine.open(directory / "library") as faiss,
-            Engine.open(directory / "library", index_timeout=120.0, **settings) as remote,
+            Engine.open(directory / "library", **PLAIN) as faiss,
+            Engine.open(directory / "library", index_timeout=600.0, **settings, **PLAIN) as remote,
         ):
-            indexes = {name: e.live(e.collection()) for name, e in _pair(faiss, remote)}
-            with _timed(times, "milvus_reload"):
-                indexes["milvus"].search_identities(given["vectors"][:1], 5)
-            time.sleep(11)  # past the time in which a state that is new is asked for strictly
-            spent: dict[str, list[float]] = {name: [] for name in indexes}
-            for query in range(QUERIES):
-                for name, index in indexes.items():
-                    before = time.perf_counter()
-                    index.search_identities(given["vectors"][query : query + 1], 5)
-                    spent[name].append(1e3 * (time.perf_counter() - before))
-            results = {}
-            for name, index in indexes.items():
-                results[name] = _lost(index.search_identities, index.search, given)
-                results[name]["ms"] = {
-                    f"p{p}": round(float(np.percentile(spent[name], p)), 2) for p in (50, 95, 99)
-                }
-                print(name, json.dumps(results[name]))
-        memory = _memory(server)
+            memory = {"empty": _memory(server)}
+            with _loading(times, "default", remote):
+                print(remote.build_index(recipe="auto"))
+            memory["default"] = _memory(server)
+            results |= _in_turns({"faiss": faiss, "milvus default": remote}, given)
+            with _timed(times, "tune"):  # which ends with building the choice
+                result = remote.tune_index(target=TARGET, recipes=recipes, publish=False, tell=_say)
+            with _loading(times, "tuned", remote):
+                remote._build(remote.collection(), None, tuned=kept(result))
+            memory["tuned"] = _memory(server)
+            results |= _in_turns({"faiss again": faiss, "milvus tuned": remote}, given)
+        server.kill()
+        with _timed(times, "restart"):
+            server.start()
+        with (
+            _timed(times, "reload"),
+            Engine.open(directory / "library", index_timeout=600.0, **settings, **PLAIN) as remote,
+        ):
+            remote.live(remote.collection()).search_identities(given["vectors"][:1], 5)
     finally:
         server.kill()
     body = {
+        "milvus": {name: version(name) for name in ("milvus", "pymilvus")},
         "built": built,
         "seconds": times,
         "milvus_mib": memory,
         "queries": QUERIES,
         "backends": results,
+        "tuning": plain(result),
     }
-    print(record.write("backends_size", head, body))
+    print(record.write(f"backends_{built['size']}", head, body))
 
 
-def _pair(faiss: Engine, remote: Engine) -> tuple[tuple[str, Engine], ...]:
-    return ("faiss", faiss), ("milvus", remote)
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+@contextmanager
+def _loading(times: dict[str, float], name: str, engine: Engine) -> Iterator[None]:
+    """Notes the seconds until every face was sent, and until all are indexed, loaded and served."""
+    index = engine._served(engine.collection())
+    assert index is not None
+    assert isinstance(index.backend, Milvus)
+    client = index.backend._client
+    indexing, began = client.index, time.perf_counter()
+
+    def noted(*given: Any) -> None:
+        times[f"{name}_sent"] = round(time.perf_counter() - began, 1)
+        indexing(*given)
+
+    setattr(client, "index", noted)  # noqa: B010 - a method
+    try:
+        yield
+    finally:
+        setattr(client, "index", indexing)  # noqa: B010
+    times[f"{name}_loaded"] = round(time.perf_counter() - began, 1)
+
+
+def _in_turns(engines: dict[str, Engine], given: Any) -> dict[str, Any]:
+    """What each engine answers, and the times of single queries asked in turns."""
+    time.sleep(11)  # past the time in which a state that is new is asked for strictly
+    found = {name: (engine, engine.collection()) for name, engine in engines.items()}
+    spent: dict[str, list[float]] = {name: [] for name in engines}
+    for query in range(-WARM, QUERIES):
+        for name, (engine, collection) in found.items():
+            vectors = given["vectors"][[query]]
+            before = time.perf_counter()
+            engine.serving(collection).search_identities(vectors, 5)
+            if query >= 0:
+                spent[name].append(1e3 * (time.perf_counter() - before))
+    results = {}
+    for name, (engine, collection) in found.items():
+        index = engine.live(collection)
+        results[name] = _lost(index.search_identities, index.search, given)
+        results[name]["ms"] = {
+            f"p{p}": round(float(np.percentile(spent[name], p)), 2) for p in (50, 95, 99)
+        }
+        _say(f"{name} {json.dumps(results[name])}")
+    return results
 
 
 def _lost(identities: Callable[..., Any], faces: Callable[..., Any], given: Any) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def link(photos: Sequence[Path], folder: Path) -> Path:
 
 
 def main() -> None:
-    """Run every trial and write the record."""
+    """Run every trial, and write the record after each."""
     from benchmarks import record
     from tests import postgres
 
@@ -266,9 +266,9 @@ def main() -> None:
                 trial = disturb(library, album, workers, options.kills, calm, chance)
                 print(asdict(trial), flush=True)
                 trials.append(asdict(trial))
+                record.write(options.name, head, {"seed": options.seed, "trials": trials})
             if server:
                 server.remove()
-    print(record.write(options.name, head, {"seed": options.seed, "trials": trials}))
     if any(t["missing"] or t["extra"] or t["leftovers"] for t in trials):
         sys.exit("the results differ")
 

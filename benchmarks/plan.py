@@ -38,7 +38,7 @@ INPUTS: dict[str, tuple[float, str]] = {
     "node_gib": (256, "chosen"),
     "usable": (0.8, "chosen: of a node's memory"),
     "replicas": (2, "facesearch's default for Milvus, index.replicas"),
-    "hnsw_links": (32, "facesearch.backends.milvus.Tuning"),
+    "hnsw_links": (32, "indexes/milvus/hnsw.toml"),
     "milvus_overhead": (
         1.5,
         "assumed: loaded memory over vectors and links; zilliz.com/sizing-tool states 1.1 GiB for "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facesearch import library
-from facesearch.errors import BackendError, ContractError
+from facesearch.errors import BackendError, ContractError, UsageError
 from facesearch.parts import Parts
 from facesearch.store import collections, feed
 from facesearch.store.collections import Collection
@@ -287,10 +287,17 @@ def _member(
 
 
 def roots_of(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Sources as absolute paths, or URLs."""
+    """Sources as absolute paths, or URLs.
+
+    Raises:
+        UsageError: one is empty, which would mean the working directory.
+    """
     from facesearch.photos import remote
 
-    return [remote.absolute(source) for source in sources]
+    named = list(sources)
+    if not all(map(os.fspath, named)):
+        raise UsageError("an empty source names nothing; '.' is the working directory")
+    return [remote.absolute(source) for source in named]
 
 
 def walk(found: Iterable[Found | Ignored | Failure], report: Report) -> Iterator[str | Failure]:

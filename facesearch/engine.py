@@ -146,7 +146,7 @@ class Engine(Upgrades):
             task = Task(number, tuple(roots), rest, collection, plan)
             report = self._shared(on, task, workers, self._tending(target, progress))
             if rescan:
-                look_for(self.database, target, roots, task.plan.began, report)
+                look_for(self.database, target, roots, report)
         if report.faces:
             self._rebuild_if_due(collection)
         return report
@@ -536,7 +536,7 @@ class Engine(Upgrades):
         status = self.live(found).status() if rebuild and face_ids else None
         if status and self._served(found) is not None:
             self.compactor.stop()
-            self._push(found, wait=True)
+            self._push(found, wait=True, erased=True)
         elif status and status.generation is not None and min(face_ids) <= status.max_face_id:
             self.compactor.stop()
             self.build_index(collection, wait=True)
@@ -653,91 +653,49 @@ class Engine(Upgrades):
         Args:
             collection: name of the collection.
             target: what to meet; default a loss of 0.1 % of the identifications.
-            recipes: names or paths of recipes to try; default all that ship.
+            recipes: names or paths of recipes to try; default all that ship for what searches:
+                FAISS, or the vector server.
             publish: build the choice and keep it for later builds; else only measure.
             halving: give up recipes on samples; else build each for all faces.
             tell: called with a line about each recipe measured.
 
         Raises:
             UsageError: nothing meets the target, or nobody is enrolled.
+            LibraryError: another process tunes this index, in a vector server.
             As `build_index` otherwise.
         """
-        import tempfile
-        from datetime import UTC, datetime
-
-        from facesearch import indexing
-        from facesearch.index import spec, tune
-        from facesearch.index.tuned import Tuned, write_tuned
+        from facesearch.index.tune import Target
+        from facesearch.index.tuned import kept
+        from facesearch.tuning import tuned
 
         found = self.collection(collection)
-        if self._served(found) is not None:
-            raise UsageError("`index tune` chooses among FAISS's recipes; a vector server has none")
-        tried = [spec.load_recipe(name) for name in recipes] or spec.recipes()
-        active = calibrations.active(self.database, found)
-        adaptation = self.live(found).adaptation
+        index = self.live(found)
         rule = self._rule(
-            found.contract, self._home(found).centred, calibration=active, adaptation=adaptation
+            found.contract,
+            self._home(found).centred,
+            calibration=calibrations.active(self.database, found),
+            adaptation=index.adaptation,
         )
-        threshold = rule(self._templates(found)).threshold.value
-        with tempfile.TemporaryDirectory(prefix="facesearch-tune-") as folder:
-            compared = self.live(found).compared
-            faces = indexing.gallery(self.database, found, Path(folder), compared)
-            faces, probes = indexing.hold_out(faces, threshold)
-            wanted = target or tune.Target()
-            result = tune.tune(faces, probes, tried, wanted, halving=halving, tell=tell)
+        result = tuned(
+            index,
+            self.database,
+            found,
+            rule(self._templates(found)).threshold.value,
+            target or Target(),
+            recipes,
+            halving=halving,
+            tell=tell,
+        )
         if publish:
-            chosen = result.chosen
-            kept = Tuned(
-                chosen.spec,
-                result.rows,
-                chosen.identification_loss,
-                chosen.loss_interval,
-                result.why,
-                result.origin,
-                datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            write_tuned(self._home(found).directory, kept)
-            self.build_index(collection)
+            self._build(found, None, tuned=kept(result))
         return result
 
     def explain_index(self, collection: str = DEFAULT) -> str:
         """Why the collection's index is what it is, in words."""
-        from facesearch.index.spec import load_recipe
-        from facesearch.index.tuned import read_tuned
+        from facesearch.tuning import explained
 
         found = self.collection(collection)
-        index = self.live(found)
-        status = index.status()
-        if (remote := self._served(found)) is not None and status.generation is not None:
-            return (
-                f"{status.rows:,} faces are in {remote.backend.where}, as '{status.generation}'. "
-                f"The nearest it names are scored again exactly; {status.delta:,} newer faces are "
-                f"compared one by one; {status.superseded:,} removed ones are not shown."
-            )
-        generation = index.generation
-        if generation is None:
-            return (
-                f"No index was built: the {status.delta:,} faces are compared one by one, exactly, "
-                "in memory."
-            )
-        spec = generation.manifest.spec
-        lines = [f"{status.rows:,} faces are indexed by '{spec.name}': {spec.summary}"]
-        tuned = read_tuned(self._home(found).directory)
-        if tuned is not None and tuned.spec == spec:
-            lines.append(f"Tuned {tuned.created} among {tuned.rows:,} faces: {tuned.why}.")
-            lines.append(f"Probes: {tuned.probes}.")
-            if status.rows > 4 * tuned.rows:
-                lines.append("The collection has grown more than fourfold since: tune again.")
-        else:
-            lines.append(f"Nothing was tuned. {spec.pays_off}")
-            if spec.name != load_recipe("exact").name:
-                lines.append("`facesearch index tune` measures what it loses on your own faces.")
-        lines.append(
-            f"The best {spec.rerank} faces of a query are scored again exactly; {status.delta:,} "
-            f"newer faces are compared one by one; {status.superseded:,} removed or changed ones "
-            "are masked."
-        )
-        return "\n".join(lines)
+        return explained(self.live(found), self._home(found))
 
     def crop_of(self, face_id: int) -> Crops | None:
         """The aligned pixels of a face, (112, 112, 3) BGR; None if they were not kept.

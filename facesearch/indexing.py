@@ -12,7 +12,7 @@ import numpy as np
 from facesearch.errors import IndexFileError, UsageError
 from facesearch.evaluate.generate import another_photo, shipped_statistics
 from facesearch.index.adaptation import ADAPTED, read_adaptation
-from facesearch.index.disk import LOCK_NAME
+from facesearch.index.disk import LOCK_NAME, TUNE_LOCK
 from facesearch.index.exact import widen
 from facesearch.index.live import LiveIndex
 from facesearch.index.manifest import FILES, POINTER, IndexHome, read_pointer
@@ -147,7 +147,7 @@ def _strange(home: IndexHome) -> Iterator[Problem]:
         return  # opening it says so
     current = pointer.generation if pointer else None
     for path in sorted(home.directory.iterdir()):
-        if path.name not in {POINTER, TUNED, ADAPTED, LOCK_NAME, current}:
+        if path.name not in {POINTER, TUNED, ADAPTED, LOCK_NAME, TUNE_LOCK, current}:
             yield Problem(str(path), "is not of the current generation; `index build` removes it")
     folder = home.directory / (current or "")
     for path in sorted(folder.iterdir()) if current and folder.is_dir() else []:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from facesearch.index.live import LiveIndex
     from facesearch.index.manifest import IndexHome
     from facesearch.index.segment import Scope
+    from facesearch.index.tuned import Tuned
     from facesearch.settings import DetectSpec
     from facesearch.store.calibrations import StoredCalibration
     from facesearch.values import F16
@@ -366,45 +367,43 @@ class Parts:
             shipped_mean(collection.contract) if self.settings.index.centre else None,
         )
 
-    def _build(self, collection: Collection, recipe: str | None, *, wait: bool = False) -> None:
-        """Build the index of a collection, or of a view of it, as `Engine.build_index` says."""
+    def _build(
+        self,
+        collection: Collection,
+        recipe: str | None,
+        *,
+        tuned: Tuned | None = None,
+        wait: bool = False,
+    ) -> None:
+        """As `Engine.build_index`, also of a view; by what tuning has just chosen if it has."""
+        home = self._home(collection)
+        people = self._people(collection) if home.centred else None
         if (remote := self._served(collection)) is not None:
             from facesearch.backends import sync
 
-            if recipe is not None:
-                raise UsageError("recipes are FAISS's; a vector server has its own index")
-            people = self._people(collection) if remote.home.centred else None
-            sync.build(remote.backend, remote.home, self.database, collection, people, wait=wait)
+            given = remote.backend, home, self.database, collection, people
+            sync.build(*given, sync.Choice(recipe, tuned), wait=wait)
             self.database.scrub(SCRUB_S)
             return
         from facesearch.index.adaptation import read_adaptation
         from facesearch.index.build import build
-        from facesearch.index.spec import choose, load_recipe
-        from facesearch.index.tuned import forget_tuned, read_tuned
+        from facesearch.index.tuned import chosen
 
-        home = self._home(collection)
-        if recipe == "auto":
-            forget_tuned(home.directory)
-        tuned = read_tuned(home.directory) if recipe is None else None
-        name = recipe or self.settings.index.recipe
         rows = ledger.counts(self.database, collection).faces
-        if tuned is not None:
-            spec = tuned.spec
-        else:
-            spec = choose(rows, home.dim) if name == "auto" else load_recipe(name)
-        people = self._people(collection) if home.centred else None
+        spec = chosen(home, rows, recipe, self.settings.index.recipe, tuned)
         adaptation = read_adaptation(home.directory, home.contract, home.dim)
         with feed.snapshot(self.database, collection) as (revision, batches):
             build(home, spec, revision, batches, people=people, adaptation=adaptation, wait=wait)
         self.database.scrub(SCRUB_S)
 
-    def _push(self, collection: Collection, *, wait: bool = False) -> bool:
-        """Bring the vector server to the store's revision; False if it holds nothing yet."""
+    def _push(self, collection: Collection, *, wait: bool = False, erased: bool = False) -> bool:
+        """Bring the vector server to the store's revision, as `sync.push`; False if it is empty."""
         from facesearch.backends import sync
 
         remote = self._served(collection)
         assert remote is not None
-        pushed = sync.push(remote.backend, remote.home, self.database, collection, wait=wait)
+        given = remote.backend, remote.home, self.database, collection
+        pushed = sync.push(*given, wait=wait, erased=erased)
         self.database.scrub(SCRUB_S)
         return pushed is not None
 

@@ -11,13 +11,10 @@ its first one: none survives the tests.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib.util
 import os
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -30,19 +27,18 @@ START_S = 60.0
 TRIES = 3
 """A server whose components lose sight of each other while they start never gets up: once more."""
 PORT = 19530
-SESSION_S = 20
-"""How long after SIGKILL its parts are forgotten, and its rows loaded again after a restart."""
-CALM_S = 3600
-"""The same of a server that is not killed. Its parts give up when they have not renewed their
-sessions for so long: a machine may stall, frozen or starved, for less."""
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_SETTINGS = {
+    "COMMON_SESSION_TTL": "20",  # s until a killed server's components are forgotten; else 30
+}
 _ETCD = "unsafe-no-fsync: true\n"  # what is written outlives the process, if not the machine
 
 
+INSTALLED = bool(importlib.util.find_spec("milvus") and importlib.util.find_spec("pymilvus"))
+"""Whether the packages are there."""
+
+
 def obstacle() -> str | None:
-    """Why no server can run here; None if one can."""
-    if importlib.util.find_spec("milvus") is None or importlib.util.find_spec("pymilvus") is None:
-        return "no Milvus here: pip install milvus==2.3.5 'pymilvus>=3.0,<3.1'"
+    """Why no server can run on this machine; None if one can."""
     if subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode:
         return "no network namespaces here: run as root, or allow user namespaces"
     return None
@@ -56,15 +52,9 @@ _MORTAL = ["setpriv", "--pdeathsig", "KILL"]
 
 @dataclass(slots=True)
 class Server:
-    """A Milvus server of its own.
-
-    Attributes:
-        home: directory for all it has.
-        session_s: `SESSION_S`, or `CALM_S` where it is not killed.
-    """
+    """A Milvus server of its own."""
 
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="facesearch-mv-")))
-    session_s: int = SESSION_S
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,7 +82,6 @@ class Server:
             self._process = subprocess.Popen(
                 [*_MORTAL, *_NAMESPACES, sys.executable, "-m", __name__, str(self.home)],
                 cwd=Path(__file__).resolve().parent.parent,
-                env={**os.environ, "COMMON_SESSION_TTL": str(self.session_s)},
                 stdout=log,
                 stderr=log,
             )
@@ -106,6 +95,16 @@ class Server:
                 return False
             time.sleep(0.1)
         return True
+
+    def restart(self) -> None:
+        """Kill it where it still runs, and start it."""
+        self.kill()
+        self.start()
+
+    @property
+    def dead(self) -> bool:
+        """Whether it ended by itself, as it does where the machine stalls for too long."""
+        return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
         """Kill it, and all its helpers, at once."""
@@ -168,25 +167,26 @@ async def _bridged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
 
 
-async def _serve(path: Path) -> None:
-    server = await asyncio.start_unix_server(_bridged, path)
+async def _serve(socket: Path, process: subprocess.Popen[bytes]) -> None:
+    """Bridge until the server's process ends."""
+    server = await asyncio.start_unix_server(_bridged, socket)
     async with server:
-        await server.serve_forever()
+        while process.poll() is None:
+            await asyncio.sleep(0.2)
 
 
 def _inside(home: Path) -> None:
     from milvus import MilvusServer
 
-    with socket.socket() as any_socket:  # as `ip link set lo up`, which may not be installed
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     (home / "etcd.yaml").write_text(_ETCD)
-    os.environ["ETCD_CONFIG_PATH"] = str(home / "etcd.yaml")
+    os.environ.update(_SETTINGS | {"ETCD_CONFIG_PATH": str(home / "etcd.yaml")})
     server = MilvusServer(wait_for_started=False)
     server.set_base_dir(str(home / "data"))
     server.config.set("proxy_port", PORT)
     server.start()
     server.wait_started(timeout=1000 * START_S)
-    asyncio.run(_serve(home / "socket"))
+    asyncio.run(_serve(home / "socket", server.server_proc))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ingest",
         "identify",
         "indexing",
+        "tuning",
         "compaction",
         "train",
         "backends",

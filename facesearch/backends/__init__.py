@@ -5,7 +5,8 @@
     ranking   the exact answer among faces that are at hand
     sync      the store's faces to a server: build, push what changed, verify, repair
     pgvector  the store's own Postgres
-    milvus    a Milvus server or Milvus Lite, which `milvus_link` talks to
+    milvus    a Milvus server or Milvus Lite, asked by `milvus_client` over `milvus_link`
+    trials    a server as the tuner asks it
 
 A server is a cache of the store, as a generation on disk is: it holds all faces at one revision.
 Whatever changed since is searched beside it, exactly, and every candidate is read from the store

@@ -9,12 +9,19 @@ from typing import Protocol
 
 import numpy as np
 
-from facesearch.errors import BackendError
+from facesearch.errors import BackendError, UsageError
 from facesearch.index.manifest import IndexHome, Origin
+from facesearch.index.spec import IndexSpec, parse_recipe
+from facesearch.index.tuned import Tuned, parse_tuned
 from facesearch.values import F32, I64, FaceRows
 
-FORMAT = 1
-"""Version of `State` as it is stored; raised when an older reader would misread."""
+FORMAT = 2
+"""Version of `State` as it is stored; raised when an older reader would misread.
+
+1 had neither `spec` nor `tuned` nor `filled`.
+"""
+TRIAL = "tune_"
+"""How the names begin of what is laid out for trial."""
 
 
 class MovedError(BackendError):
@@ -30,12 +37,18 @@ class State(Origin):
         floor: faces that a search must see at least; below `rows` only while faces are removed.
         name: of the table or collection that holds the vectors; a rebuild makes a new one.
         created: when that was made, UTC, ISO 8601.
+        spec: the recipe that it is indexed and searched by; None for the backend's default.
+        tuned: what tuning chose last, for later builds; None if nothing was tuned.
+        filled: while it is filled for the first time, the face id up to which that is done.
     """
 
     rows: int
     floor: int
     name: str
     created: str
+    spec: IndexSpec | None = None
+    tuned: Tuned | None = None
+    filled: int | None = None
 
     def dumped(self) -> str:
         """As JSON."""
@@ -55,9 +68,14 @@ class State(Origin):
                 raise BackendError(
                     f"{where}: written by a newer facesearch (format {version}); upgrade facesearch"
                 )
-            mean = body.pop("mean")
-            return State(**body, mean=None if mean is None else tuple(map(float, mean)))
-        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            mean, spec, tuned = body.pop("mean"), body.pop("spec", None), body.pop("tuned", None)
+            return State(
+                **body,
+                mean=None if mean is None else tuple(map(float, mean)),
+                spec=None if spec is None else parse_recipe(spec, where),
+                tuned=None if tuned is None else parse_tuned(tuned, where),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as err:
             raise BackendError(
                 f"{where}: does not say what it holds; run 'facesearch index build'"
             ) from err
@@ -90,6 +108,22 @@ class Backend(Protocol):
 
     where: str
     """The server's place, for messages."""
+    kind: str
+    """What `index.backend` calls it, and the folder of its recipes."""
+    widest: int
+    """The greatest breadth of a graph's search."""
+
+    def default(self, rows: int) -> IndexSpec:
+        """The recipe where none was chosen, for so many faces."""
+        ...
+
+    def require(self, spec: IndexSpec) -> None:
+        """Refuse a recipe that it cannot build.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        ...
 
     def state(self) -> State | None:
         """What the server holds; None if nothing was ever built."""
@@ -118,9 +152,10 @@ class Backend(Protocol):
     def write(self, state: State, upserts: Iterable[FaceRows], removed: I64) -> None:
         """Take in faces, drop removed ones, and hold `state` from then on.
 
-        Where `state.name` is not what the server holds, that is made first, takes the other's
-        place in one step once it has all of `upserts`, and the other is dropped. Killed at any
-        instant, the former state stays, and writing the same again mends what was half done.
+        Where `state.name` is not what the server holds, that is made first or, if it is the
+        `unfinished` one, gone on with; it takes the other's place in one step once it has all of
+        `upserts`, and the other is dropped. Killed at any instant, the former state stays, and
+        writing the same again mends what was half done.
 
         Args:
             state: what the server holds then.
@@ -138,6 +173,37 @@ class Backend(Protocol):
 
     def drop(self) -> None:
         """Hold nothing of the collection any more."""
+        ...
+
+    def unfinished(self) -> State | None:
+        """What a `write` that made something new has left behind, to go on with; None if nothing.
+
+        Its `revision` is that of the store when it was begun, and it has every face up to `filled`
+        as it was then, or later.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Drop what is `unfinished`."""
+        ...
+
+    def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
+        """Hold faces for trial, under a name that begins with `TRIAL`: nobody else searches them.
+
+        `nearest` answers for this state once `index` has.
+        """
+        ...
+
+    def index(self, state: State) -> tuple[float, float]:
+        """Index what was laid out as `state.spec` says, and nothing else; wait until that is done.
+
+        Returns:
+            Bytes of memory, and on the disk, a face takes.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Drop everything that was laid out for trial, by whomever."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Vectors in Milvus, server or Lite; what it is told goes through `milvus_link`.
+"""Vectors in Milvus, server or Lite.
 
 A Milvus collection holds one collection of ours, with the `State` in its properties; an alias names
 the current one, so that a rebuild changes over in one step. Face ids are the primary keys and rows
@@ -15,49 +15,33 @@ another replica than the counts did, or a node may have been lost and its rows l
 two counts. So the nodes that held the segments before must hold them after it, too, and no replica
 may lack one: Milvus asks it even then. Else it is an error, after trying again for as long as
 `index.timeout` allows.
+
+Filling. A new collection says in its properties up to which face id it was filled, and stays when
+that is interrupted: the next build goes on there (docs/decisions/0013-filling-a-server.md).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
 
-import numpy as np
-
-from facesearch.backends.backend import MovedError, State
-from facesearch.backends.milvus_link import Link
+from facesearch.backends.backend import TRIAL, MovedError, State
+from facesearch.backends.milvus_client import Client, index_type
 from facesearch.errors import BackendError, IncompleteError, UsageError
+from facesearch.index.spec import IndexSpec, load_recipe
 from facesearch.values import F32, I64, FaceRows
 
+EXACT_ROWS = 131_072
+"""Faces up to which every face is compared where nothing else was chosen."""
 _FRESH_S = 10.0
 """Seconds after a state was first seen during which searches ask for Strong consistency."""
-_SENT_BYTES = 768 * 1024
-"""Of vectors sent at a time: Kafka takes messages of 1 MB where nobody told it otherwise."""
-_ROWS = 4096
-"""Faces removed at a time."""
+_MARK_ROWS = 65_536
+"""Faces sent before it is noted how far a new collection is filled."""
 _KEY = "facesearch"
 """Of our entry in a collection's properties."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """How the vectors are indexed and searched.
-
-    Attributes:
-        exact_rows: faces up to which every face is compared (FLAT).
-        links: of a node of the graph (`M`).
-        breadth: candidates looked at while the graph is built (`efConstruction`).
-        effort: candidates looked at by a search, at least (`ef`).
-    """
-
-    exact_rows: int = 131_072
-    links: int = 32
-    breadth: int = 200
-    effort: int = 1024
+_ROW_IDS = 16
+"""Bytes of the ids of a face and its identity."""
 
 
 class Milvus:
@@ -70,11 +54,14 @@ class Milvus:
         timeout_s: how long a request may take, tries included.
         token: "user:password"; empty for none.
         replicas: copies of the rows in memory, on as many query nodes.
-        tuning: how it is indexed.
+        exact_rows: faces up to which every face is compared where nothing else was chosen.
 
     Raises:
         UsageError: no URL.
     """
+
+    kind = "milvus"
+    widest = 32_768
 
     def __init__(
         self,
@@ -85,26 +72,32 @@ class Milvus:
         *,
         token: str = "",
         replicas: int = 2,
-        tuning: Tuning | None = None,
+        exact_rows: int = EXACT_ROWS,
     ) -> None:
         if not url:
             raise UsageError('index.backend = "milvus" needs index.url, e.g. "http://host:19530"')
         self.where = url
-        self._timeout_s = timeout_s
-        self._link = Link(url, token, timeout_s)
-        self._replicas = 1 if url.endswith(".db") else replicas
-        self._tuning = tuning or Tuning()
+        self._client = Client(url, token, timeout_s, 1 if url.endswith(".db") else replicas)
+        self._exact_rows = exact_rows
         self._prefix = "facesearch_{}_{}s{}".format(library_id.replace("-", ""), *collection)
-        self._seen: tuple[State | None, float] = None, 0.0
+        self._seen: tuple[tuple[str, int], float] = ("", 0), 0.0
         self._holders: tuple[str, frozenset[object]] = "", frozenset()
 
     def close(self) -> None:
         """Release the connection."""
-        self._link.close()
+        self._client.close()
+
+    def default(self, rows: int) -> IndexSpec:
+        """As `Backend.default`."""
+        return load_recipe("exact" if rows <= self._exact_rows else "hnsw", self.kind)
+
+    def require(self, spec: IndexSpec) -> None:
+        """As `Backend.require`."""
+        index_type(spec, 1)
 
     def state(self) -> State | None:
         """As `Backend.state`."""
-        held = self._link.patiently(self._held)
+        held = self._held()
         return None if held is None else held[1]
 
     def nearest(
@@ -115,97 +108,109 @@ class Milvus:
             condition = f"identity_id in {identities.tolist()}"
         else:
             condition = "identity_id > 0" if enrolled else ""
-        if state != self._seen[0]:
-            self._seen = state, time.monotonic()
+        name, seen = self._name(state), (state.name, state.revision)
+        if seen != self._seen[0]:
+            self._seen = seen, time.monotonic()
         fresh = time.monotonic() - self._seen[1] < _FRESH_S
         levels = iter(["Strong"] if fresh else ["Bounded"])
+        params = self._params(state, k)
 
         def search() -> I64:
             level = next(levels, "Strong")
-            found = self._guarded(
+            return self._guarded(
                 state,
                 level,
-                lambda: self._link.client.search(
-                    self._name(state),
-                    data=list(queries),
-                    limit=k,
-                    filter=condition,
-                    search_params={"params": self._effort(state, k)},
-                    consistency_level=level,
-                    timeout=self._timeout_s,
-                ),
+                lambda: self._client.search(name, queries, k, condition, params, level),
             )
-            ids = np.full((len(queries), k), -1, np.int64)
-            for row, hits in enumerate(found):
-                ids[row, : len(hits)] = [hit.id for hit in hits]
-            return ids
 
-        return self._link.patiently(search)
+        return self._client.patiently(search)
 
     def write(self, state: State, upserts: Iterable[FaceRows], removed: I64) -> None:
         """As `Backend.write`."""
-        held = self._link.patiently(self._held)
+        held = self._held()
         if held is not None and held[1].name == state.name:
             self._update(held[1], state, upserts, removed)
         else:
-            self._replace(None if held is None else held[0], state, upserts)
+            self._replace(None if held is None else held[0], state, upserts, removed)
 
     def read(self, state: State, first: int, last: int) -> FaceRows:
         """As `Backend.read`."""
-        # Milvus answers 16,384 rows at once; more can only lie beyond the largest id of the store.
-        rows = self._link.patiently(
-            lambda: self._link.client.query(
-                self._name(state),
-                filter=f"face_id >= {first} and face_id < {last}",
-                output_fields=["face_id", "identity_id", "vector"],
-                limit=16_384,
-                consistency_level="Strong",
-                timeout=self._timeout_s,
-            )
-        )
-        parts = sorted(rows, key=lambda row: int(row["face_id"]))
-        return FaceRows(
-            np.array([row["face_id"] for row in parts], np.int64),
-            np.array([row["identity_id"] for row in parts], np.int64),
-            np.array([row["vector"] for row in parts], np.float32)
-            .astype(np.float16)
-            .reshape(len(parts), state.dim),
-        )
+        return self._client.read(self._name(state), state.dim, first, last)
 
     def drop(self) -> None:
         """As `Backend.drop`."""
-        if self._link.patiently(self._held) is not None:
-            self._link.patiently(
-                lambda: self._link.client.drop_alias(self._prefix, timeout=self._timeout_s)
-            )
-        self._sweep(keep=None)
+        if self._held() is not None:
+            self._client.unname(self._prefix)
+        self._sweep()
+        self.clear()
+
+    def unfinished(self) -> State | None:
+        """As `Backend.unfinished`."""
+        held = self._held()
+        served = None if held is None else held[0]
+        found = [self._stated(name) for name in self._names() if name != served]
+        left = [state for state in found if state is not None and state.filled is not None]
+        return max(left, key=lambda state: state.filled or 0, default=None)
+
+    def abandon(self) -> None:
+        """As `Backend.abandon`."""
+        held = self._held()
+        self._sweep(None if held is None else held[0])
+
+    def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
+        """As `Backend.lay_out`."""
+        name = self._name(state)
+        self._client.create(name, state.dim, {_KEY: state.dumped()})
+        for rows in faces:
+            self._client.send(name, rows)
+
+    def index(self, state: State) -> tuple[float, float]:
+        """As `Backend.index`; the bytes are those that its index has by its construction."""
+        spec = state.spec or self.default(state.rows)
+        self._client.index(self._name(state), spec, state.rows)
+        self._client.counted(self._name(state), state.rows)
+        self._seen = (state.name, state.revision), -_FRESH_S  # asked as by a process that runs on
+        raw = 4 * state.dim + _ROW_IDS
+        held = spec.memory(state.rows, state.dim) / state.rows
+        return held + _ROW_IDS, raw + (held if spec.factory != "Flat" else 0)
+
+    def clear(self) -> None:
+        """As `Backend.clear`."""
+        for name in self._client.names(f"{self._prefix}_{TRIAL}"):
+            self._client.drop(name)
 
     def _name(self, state: State) -> str:
         return f"{self._prefix}_{state.name}"
 
-    def _effort(self, state: State, k: int) -> dict[str, int]:
+    def _names(self) -> list[str]:
+        """Our Milvus collections of this collection, without what is laid out for trial."""
+        names = self._client.names(f"{self._prefix}_")
+        return [name for name in names if not name.startswith(f"{self._prefix}_{TRIAL}")]
+
+    def _params(self, state: State, k: int) -> dict[str, int]:
         """Search parameters; a collection that was built exact has none, and ignores them."""
-        return {"ef": max(self._tuning.effort, k)}
+        spec = state.spec or load_recipe("hnsw", self.kind)
+        if spec.parameter == "nprobe":
+            return {"nprobe": min(spec.value, spec.lists_for(state.rows))}
+        return {"ef": max(spec.value, k)} if spec.parameter else {}
 
     def _held(self) -> tuple[str, State] | None:
         """Name and state of the current Milvus collection; None if there is none."""
-        found = self._link.described(self._prefix)
+        found = self._client.stated(self._prefix)
         if found is None:
             return None
-        name = str(found["collection_name"])
-        return name, State.parsed(found["properties"].get(_KEY, ""), f"{self.where}, {name}")
+        name, properties = found
+        return name, State.parsed(properties.get(_KEY, ""), f"{self.where}, {name}")
 
-    def _count(self, name: str, level: str) -> int:
-        rows = self._link.client.query(
-            name,
-            filter="",
-            output_fields=["count(*)"],
-            consistency_level=level,
-            timeout=self._timeout_s,
-        )
-        return int(rows[0]["count(*)"])
+    def _stated(self, name: str) -> State | None:
+        """The state of a Milvus collection; None if it has none that can be read."""
+        found = self._client.stated(name)
+        try:
+            return None if found is None else State.parsed(found[1].get(_KEY, ""), name)
+        except BackendError:
+            return None
 
-    def _guarded(self, state: State, level: str, ask: Callable[[], T]) -> T:
+    def _guarded(self, state: State, level: str, ask: Callable[[], I64]) -> I64:
         """What `ask` finds, if every row that `state` promises was there all the while.
 
         Raises:
@@ -215,11 +220,11 @@ class Milvus:
         name = self._name(state)
         known, before = self._holders  # after the last search is before this one
         if known != name:
-            before = self._link.holders(name)
+            before = self._client.holders(name)
         self._complete(state, level)
         found = ask()
         self._complete(state, "Bounded")
-        after = self._link.holders(name)
+        after = self._client.holders(name)
         self._holders = name, after
         if not before <= after:
             raise IncompleteError(
@@ -235,12 +240,13 @@ class Milvus:
             IncompleteError: fewer are.
             MovedError: fewer are, and something else is promised by now.
         """
-        seen = self._count(self._name(state), level)
+        seen = self._client.count(self._name(state), level)
         if seen >= state.floor:
             return
-        held = self._held()
-        if held is None or held[1] != state:
-            raise MovedError(f"{self.where}: was changed meanwhile; run the command again")
+        if not state.name.startswith(TRIAL):
+            held = self._held()
+            if held is None or held[1] != state:
+                raise MovedError(f"{self.where}: was changed meanwhile; run the command again")
         raise IncompleteError(
             f"{self.where}: only {seen} of {state.floor} faces were searched, somebody could be "
             "missed; wait until all nodes are back, then 'facesearch index verify'"
@@ -255,137 +261,50 @@ class Milvus:
             # from now on, and until all is there, a search may see this many fewer
             self._mark(name, replace(held, floor=max(0, held.rows - len(removed))))
         for rows in upserts:
-            self._send(name, rows, self._link.client.upsert)
-        for start in range(0, len(removed), _ROWS):
-            some = removed[start : start + _ROWS].tolist()
-            self._link.patiently(
-                lambda some=some: self._link.client.delete(  # type: ignore[misc]
-                    name, ids=some, timeout=self._timeout_s
-                )
-            )
-            self._gone(name, some)
-        self._counted(name, state)
+            self._client.send(name, rows)
+        self._client.delete(name, removed)
+        self._client.counted(name, state.rows)
         self._mark(name, state)
 
-    def _replace(self, old: str | None, state: State, upserts: Iterable[FaceRows]) -> None:
-        """Make a new Milvus collection with `state`, and let it take the place of the old one."""
+    def _replace(
+        self, old: str | None, state: State, upserts: Iterable[FaceRows], removed: I64
+    ) -> None:
+        """Make a new Milvus collection, or go on with one, and let it take the old one's place."""
         name = self._name(state)
-        self._sweep(keep=old)
-        self._link.patiently(lambda: self._link.create(name, state.dim, {_KEY: state.dumped()}))
+        self._sweep(old, name)
+        self._fill(name, state, upserts)
+        self._client.index(name, state.spec or self.default(state.rows), state.rows)
+        self._client.delete(name, removed)
         try:
-            for rows in upserts:
-                self._send(name, rows, self._link.client.upsert)
-            if state.rows > self._tuning.exact_rows:  # a graph is built of what is flushed
-                self._link.patiently(lambda: self._link.client.flush(name, timeout=self._timeout_s))
-            self._link.patiently(lambda: self._indexed(name, state))
-            self._load(name)
-            self._counted(name, state)
-            switch = (
-                self._link.client.create_alias if old is None else self._link.client.alter_alias
-            )
-            self._link.patiently(lambda: switch(name, self._prefix, timeout=self._timeout_s))
-        except BaseException:
-            self._drop(name)
+            self._client.counted(name, state.rows)
+        except IncompleteError:
+            self._client.drop(name)  # something is wrong with it: the next build begins anew
             raise
-        self._sweep(keep=name)
+        self._mark(name, state)
+        self._client.name_it(self._prefix, name, anew=old is None)
+        self._sweep(name)
 
-    def _indexed(self, name: str, state: State) -> None:
-        """Ask for the index; Milvus builds it beside, and searches exactly until it is there."""
-        params = self._link.client.prepare_index_params()
-        if state.rows <= self._tuning.exact_rows:
-            params.add_index("vector", index_type="FLAT", metric_type="IP")
-        else:
-            built = {"M": self._tuning.links, "efConstruction": self._tuning.breadth}
-            params.add_index("vector", index_type="HNSW", metric_type="IP", params=built)
-        self._link.client.create_index(name, params, timeout=self._timeout_s, sync=False)
-
-    def _load(self, name: str) -> None:
-        try:
-            self._link.patiently(
-                lambda: self._link.client.load_collection(
-                    name, replica_number=self._replicas, timeout=self._timeout_s
-                )
-            )
-        except BackendError as err:
-            if "nodes not enough" in str(err) or "replica" in str(err):
-                raise BackendError(
-                    f"{self.where}: has fewer query nodes than index.replicas = {self._replicas}; "
-                    "add nodes, or set index.replicas = 1: then a node that is lost means errors "
-                    "until its rows are loaded again"
-                ) from err
-            raise
-
-    def _send(self, name: str, rows: FaceRows, send: Callable[..., Any]) -> None:
-        vectors = rows.vectors.astype(np.float32)
-        most = max(1, _SENT_BYTES // (4 * vectors.shape[1]))
-        for start in range(0, len(rows), most):
-            part = slice(start, start + most)
-            ids, people = rows.face_ids[part].tolist(), rows.identity_ids[part].tolist()
-            data = [
-                {"face_id": face, "identity_id": identity, "vector": vector}
-                for face, identity, vector in zip(ids, people, vectors[part], strict=True)
-            ]
-            self._link.patiently(
-                lambda data=data: send(name, data, timeout=self._timeout_s)  # type: ignore[misc]
-            )
-
-    def _gone(self, name: str, face_ids: list[int]) -> None:
-        """Check that none of these faces is there any more.
-
-        Raises:
-            BackendError: some are.
-        """
-
-        def look() -> None:
-            found = self._link.client.query(
-                name,
-                filter=f"face_id in {face_ids}",
-                output_fields=["face_id"],
-                consistency_level="Strong",
-                timeout=self._timeout_s,
-            )
-            if len(found):
-                raise IncompleteError(
-                    f"{self.where}: {len(found)} removed faces are still there; run 'facesearch "
-                    "index build'"
-                )
-
-        self._link.patiently(look)
-
-    def _counted(self, name: str, state: State) -> None:
-        """Check that exactly the rows of `state` are visible.
-
-        Raises:
-            IncompleteError: more or fewer are.
-        """
-
-        def look() -> None:
-            count = self._count(name, "Strong")
-            if count != state.rows:
-                raise IncompleteError(
-                    f"{self.where}: holds {count} faces, expected {state.rows}; run 'facesearch "
-                    "index verify --repair'"
-                )
-
-        self._link.patiently(look)
+    def _fill(self, name: str, state: State, upserts: Iterable[FaceRows]) -> None:
+        """Send rows to a new Milvus collection, noting how far it is."""
+        begun = self._stated(name)
+        if begun is None or begun.filled is None:
+            begun = replace(state, filled=0)
+            self._client.create(name, state.dim, {_KEY: begun.dumped()})
+        sent = last = 0
+        for rows in upserts:
+            self._client.send(name, rows)
+            sent, last = sent + len(rows), int(rows.face_ids[-1]) if len(rows) else last
+            if sent >= _MARK_ROWS and last > (begun.filled or 0):
+                begun, sent = replace(begun, filled=last), 0
+                self._mark(name, begun)
+        if last > (begun.filled or 0):
+            self._mark(name, replace(begun, filled=last))
 
     def _mark(self, name: str, state: State) -> None:
-        self._link.patiently(
-            lambda: self._link.client.alter_collection_properties(
-                name, properties={_KEY: state.dumped()}, timeout=self._timeout_s
-            )
-        )
+        self._client.mark(name, {_KEY: state.dumped()})
 
-    def _sweep(self, keep: str | None) -> None:
-        """Drop all our Milvus collections of this collection but one."""
-        names = self._link.patiently(
-            lambda: self._link.client.list_collections(timeout=self._timeout_s)
-        )
-        for name in names:
-            if name.startswith(f"{self._prefix}_") and name != keep:
-                self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        self._link.patiently(
-            lambda: self._link.client.drop_collection(name, timeout=self._timeout_s)
-        )
+    def _sweep(self, *keep: str | None) -> None:
+        """Drop our Milvus collections of this collection but these, and but those for trial."""
+        for name in self._names():
+            if name not in keep:
+                self._client.drop(name)

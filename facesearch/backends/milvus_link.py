@@ -21,7 +21,7 @@ from facesearch.errors import BackendError, BackendUnreachableError, IncompleteE
 
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
 
-_PAUSE_S = 0.25, 2.0
+PAUSE_S = 0.25, 2.0
 """Pause before trying again: the first, and the longest; each doubles the last."""
 
 _NOT_FOUND, _ALIAS_NOT_FOUND = 100, 1600
@@ -68,9 +68,7 @@ class Link:
     """
 
     def __init__(self, where: str, token: str, timeout_s: float) -> None:
-        self.where = where
-        self.timeout_s = timeout_s
-        self._token = token
+        self.where, self.timeout_s, self._token = where, timeout_s, token
         self._connected: MilvusClient | None = None
 
     @property
@@ -87,7 +85,7 @@ class Link:
             self._connected = None
 
     def described(self, name: str) -> dict[str, Any] | None:
-        """What Milvus says of a collection or alias; None if there is none of that name."""
+        """What Milvus says of a collection or alias, None if there is none of that name; once."""
         try:
             found: dict[str, Any] = self.client.describe_collection(name, timeout=self.timeout_s)
         except MilvusException as err:
@@ -96,8 +94,8 @@ class Link:
             raise
         return found
 
-    def create(self, name: str, dim: int, properties: dict[str, str]) -> None:
-        """Make a collection for faces, in the place of one that has its name."""
+    def make(self, name: str, dim: int, properties: dict[str, str]) -> None:
+        """Make a collection for faces, in the place of one that has its name; tried once."""
         client, timeout = self.client, self.timeout_s
         if client.has_collection(name, timeout=timeout):
             client.drop_collection(name, timeout=timeout)
@@ -145,7 +143,7 @@ class Link:
         Raises:
             BackendError: it still fails when `timeout_s` is over.
         """
-        deadline, pause = time.monotonic() + self.timeout_s, _PAUSE_S[0]
+        deadline, pause = time.monotonic() + self.timeout_s, PAUSE_S[0]
         while True:
             try:
                 with self._translated():
@@ -154,7 +152,7 @@ class Link:
                 if time.monotonic() + pause > deadline:
                     raise
             time.sleep(pause)
-            pause = min(2 * pause, _PAUSE_S[1])
+            pause = min(2 * pause, PAUSE_S[1])
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -2,53 +2,40 @@
 
 A table a collection, in a schema of its own beside the store's tables, and one table that says what
 each holds. A push is one transaction: a search sees all of it or nothing, so that no answer can be
-incomplete. Up to `Tuning.exact_rows` faces are compared one by one by Postgres; beyond, an HNSW
-index over halfvec answers, scanned on while too few rows pass the filter (`hnsw.iterative_scan`).
+incomplete. Up to `EXACT_ROWS` faces are compared one by one by Postgres; beyond, or where tuning
+chose so, an HNSW index over halfvec answers, scanned on while too few rows pass the filter
+(`hnsw.iterative_scan`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import psycopg
 from sqlalchemy import Connection
 
-from facesearch.backends.backend import MovedError, State
+from facesearch.backends.backend import TRIAL, MovedError, State
 from facesearch.errors import BackendError, BackendUnreachableError, StoreError, UsageError
+from facesearch.index.spec import IndexSpec, load_recipe
 from facesearch.store.database import Database
 from facesearch.values import F32, I64, FaceRows
 
 SCHEMA = "facesearch_vectors"
+EXACT_ROWS = 20_000
+"""Faces up to which every face is compared where nothing else was chosen."""
 
-_MOST_EF = 1000
-"""pgvector's own limit of `hnsw.ef_search`."""
+_BREADTH = 200
+"""Candidates looked at while a graph is built (`ef_construction`)."""
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 _SEARCH_PATH = (
     f"SELECT set_config('search_path', current_setting('search_path') || ', {SCHEMA}', true)"
 )
 """pgvector may be installed anywhere on the usual path, or, by us, in our schema."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """How the vectors are indexed and searched.
-
-    Attributes:
-        exact_rows: faces up to which there is no index and every face is compared.
-        links: of a node of the graph (`m`).
-        breadth: candidates looked at while the graph is built (`ef_construction`).
-        effort: candidates looked at by a search, at least (`hnsw.ef_search`).
-    """
-
-    exact_rows: int = 20_000
-    links: int = 24
-    breadth: int = 200
-    effort: int = 1000
 
 
 class PgVector:
@@ -58,18 +45,21 @@ class PgVector:
         database: the store, on Postgres.
         collection: the collection's id in it, and the number of its set of vectors.
         timeout_s: how long a search may take.
-        tuning: how it is indexed.
+        exact_rows: faces up to which every face is compared where nothing else was chosen.
 
     Raises:
         UsageError: the store is not on Postgres.
     """
+
+    kind = "pgvector"
+    widest = 1000
 
     def __init__(
         self,
         database: Database,
         collection: tuple[int, int],
         timeout_s: float,
-        tuning: Tuning | None = None,
+        exact_rows: int = EXACT_ROWS,
     ) -> None:
         if database.url.get_backend_name() != "postgresql":
             raise UsageError(
@@ -79,8 +69,16 @@ class PgVector:
         self._database = database
         self._key = "{}s{}".format(*collection)
         self._timeout_ms = max(1, round(1000 * timeout_s))
-        self._tuning = tuning or Tuning()
+        self._exact_rows = exact_rows
         self.where = f"{database.where}, schema {SCHEMA}"
+
+    def default(self, rows: int) -> IndexSpec:
+        """As `Backend.default`."""
+        return load_recipe("exact" if rows <= self._exact_rows else "hnsw", self.kind)
+
+    def require(self, spec: IndexSpec) -> None:
+        """As `Backend.require`."""
+        _links(spec)
 
     def state(self) -> State | None:
         """As `Backend.state`."""
@@ -100,7 +98,8 @@ class PgVector:
         found = np.full((len(queries), k), -1, np.int64)
         with self._reading() as connection:
             self._require(connection, state)
-            effort = min(_MOST_EF, max(self._tuning.effort, k))
+            spec = state.spec or load_recipe("hnsw", self.kind)
+            effort = min(self.widest, max(spec.value, k, 1))
             for setting in (
                 f"hnsw.ef_search = {effort}",
                 "hnsw.iterative_scan = relaxed_order",
@@ -137,8 +136,7 @@ class PgVector:
                     _copy(connection, self._table(state), rows)
             else:
                 self._merge(connection, state, upserts, removed)
-            if state.rows > self._tuning.exact_rows:
-                self._index(connection, state)
+            self._index(connection, state)
             connection.exec_driver_sql(f"ANALYZE {self._table(state)}")
             count = connection.exec_driver_sql(
                 f"SELECT count(*) FROM {self._table(state)}"
@@ -184,6 +182,44 @@ class PgVector:
                     f"DELETE FROM {SCHEMA}.state WHERE key = %(key)s", {"key": self._key}
                 )
                 connection.exec_driver_sql(f"DROP TABLE {self._table(held)}")
+        self.clear()
+
+    def unfinished(self) -> None:
+        """Nothing: what is filled is filled by one transaction, or not at all."""
+
+    def abandon(self) -> None:
+        """Nothing: see `unfinished`."""
+
+    def lay_out(self, state: State, faces: Iterable[FaceRows]) -> None:
+        """As `Backend.lay_out`."""
+        with self._writing() as connection:
+            self._prepare(connection)
+            self._create(connection, state)
+            for rows in faces:
+                _copy(connection, self._table(state), rows)
+            connection.exec_driver_sql(f"ANALYZE {self._table(state)}")
+
+    def index(self, state: State) -> tuple[float, float]:
+        """As `Backend.index`; both are what table and index take of Postgres's pages."""
+        with self._writing() as connection:
+            connection.exec_driver_sql(f'DROP INDEX IF EXISTS {SCHEMA}."{self._name(state)}_hnsw"')
+            self._index(connection, state)
+            size = connection.exec_driver_sql(
+                "SELECT pg_total_relation_size(%(table)s)", {"table": self._table(state)}
+            ).scalar()
+        each = float(size or 0) / max(1, state.rows)
+        return each, each
+
+    def clear(self) -> None:
+        """As `Backend.clear`."""
+        with self._writing() as connection:
+            laid_out = connection.exec_driver_sql(
+                "SELECT tablename FROM pg_tables WHERE schemaname = %(schema)s "
+                "AND starts_with(tablename, %(start)s)",
+                {"schema": SCHEMA, "start": f"faces_{self._key}_{TRIAL}"},
+            )
+            for name in laid_out.scalars().all():
+                connection.exec_driver_sql(f'DROP TABLE IF EXISTS {SCHEMA}."{name}"')
 
     def close(self) -> None:
         """Nothing: the connections are the store's."""
@@ -202,6 +238,8 @@ class PgVector:
         return None if found is None else State.parsed(found, self.where)
 
     def _require(self, connection: Connection, state: State) -> None:
+        if state.name.startswith(TRIAL):
+            return
         held = self._state(connection)
         if held is None or held.name != state.name:
             raise MovedError(f"{self.where}: was built anew meanwhile; run the command again")
@@ -250,11 +288,15 @@ class PgVector:
         )
 
     def _index(self, connection: Connection, state: State) -> None:
+        """Have the index that the state's recipe asks for, if one."""
+        links = _links(state.spec or self.default(state.rows))
+        if not links:
+            return
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql(
             f'CREATE INDEX IF NOT EXISTS "{self._name(state)}_hnsw" ON {self._table(state)} '
             "USING hnsw (embedding halfvec_ip_ops) "
-            f"WITH (m = {self._tuning.links}, ef_construction = {self._tuning.breadth})"
+            f"WITH (m = {links}, ef_construction = {_BREADTH})"
         )
 
     @contextmanager
@@ -300,6 +342,21 @@ class PgVector:
             if isinstance(err, StoreError):
                 raise
             raise BackendError(f"{self.where}: {_line(err)}") from err
+
+
+def _links(spec: IndexSpec) -> int:
+    """Links of a node of the graph (`m`) that a recipe asks for; 0 for no index.
+
+    Raises:
+        UsageError: pgvector has no such index.
+    """
+    found = re.fullmatch(r"HNSW(\d+)", spec.factory)
+    if found is None and spec.factory != "Flat":
+        raise UsageError(
+            f"recipe '{spec.name}': pgvector does not build {spec.factory}; it builds Flat, and "
+            "HNSW and a number"
+        )
+    return int(found[1]) if found else 0
 
 
 def _row(dim: int) -> np.dtype[np.void]:

@@ -69,6 +69,12 @@ def merged(faces: Faces, keys: I64, others: Faces, queries: F32, asked: Asked) -
     return _looked_up(both, best_distinct(joined, people, asked.k))
 
 
+def stacked(parts: Iterable[Matches]) -> Matches:
+    """The answers to some queries, and to those after them, as one."""
+    columns = zip(*((m.ids, m.scores, m.identity_ids, m.counts) for m in parts), strict=True)
+    return Matches(*(np.concatenate(column) for column in columns))
+
+
 def _looked_up(faces: Faces, keys: I64) -> Matches:
     rows, scores = unpack(keys)
     ids, people = np.full(rows.shape, -1), np.full(rows.shape, -1)

@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 from facesearch.backends.backend import Backend, MovedError, State
-from facesearch.backends.ranking import Asked, merged, ranked
+from facesearch.backends.ranking import Asked, merged, ranked, stacked
 from facesearch.errors import UsageError
 from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.exact import score
@@ -37,7 +37,7 @@ from facesearch.store.database import Database
 from facesearch.values import F16, F32, I64, Changes, FaceRows, Matches
 
 RERANK = 256
-"""Faces asked of the server for a query, at least."""
+"""Faces asked of the server for a query, at least, where no recipe was chosen."""
 _FACES_AN_IDENTITY = 4
 _GROWTH = 8
 _MOST_FETCHED = 16_384
@@ -46,7 +46,8 @@ _FEW = 20_000
 """Faces compared one by one rather than to give the server a filter that lets only them through."""
 _MOST_NAMED = 4096
 """Identities named in a filter at most; beyond, candidates of others are dropped here."""
-
+_TOGETHER = 64
+"""Queries that are one request to the server, which has `index.timeout` for each."""
 _TRIES = 5
 """Times that a search is begun while another process changes what it searches."""
 
@@ -137,7 +138,7 @@ class RemoteIndex:
             BackendError: what it holds belongs elsewhere, or is newer than the database.
         """
         with self._lock:
-            state = self.backend.state()
+            state = self._held()
             revision = collections.revision(self._database, self._collection.id)
             if state is not None:
                 state.check(self.home, revision)
@@ -148,10 +149,23 @@ class RemoteIndex:
                 view = view.after(feed.changes(self._database, self._collection, view.revision))
             self._view = view
 
+    def _held(self) -> State | None:
+        return self.backend.state()
+
     @property
     def revision(self) -> int:
         """The collection's revision that searches see."""
         return self._seen.revision
+
+    @property
+    def mean(self) -> F32 | None:
+        """(D,) what is taken out of vectors; None for nothing."""
+        return self._seen.mean
+
+    @property
+    def state(self) -> State | None:
+        """What the server holds; None if nothing."""
+        return self._seen.state
 
     def status(self) -> IndexStatus:
         """What is searched now; `superseded` counts removed faces only, files it has none."""
@@ -159,7 +173,7 @@ class RemoteIndex:
         state = view.state
         return IndexStatus(
             generation=None if state is None else state.name,
-            recipe=None,
+            recipe=None if state is None else (state.spec or self.backend.default(state.rows)).name,
             created=None if state is None else state.created,
             bytes_on_disk=0,
             rows=0 if state is None else state.rows,
@@ -253,23 +267,31 @@ class RemoteIndex:
     def _matches(self, view: _View, vectors: F32, asked: Asked) -> Matches:
         """The answer to `search` or `search_identities`."""
         queries = centred(vectors, view.mean)
-        if view.state is None or not view.state.rows:
+        if view.state is None or not view.state.rows or not len(queries):
             return ranked([view.faces], queries, asked)
         few = self._few(asked.scope)
         if few is not None:
             return ranked([view.compared(few)], queries, asked)
-        fetch = max(RERANK, asked.k * (_FACES_AN_IDENTITY if asked.distinct else 1))
-        found = self._fetched(view, view.state, queries, fetch, asked)
+        return stacked(
+            self._by_server(view, view.state, queries[start : start + _TOGETHER], asked)
+            for start in range(0, len(queries), _TOGETHER)
+        )
+
+    def _by_server(self, view: _View, state: State, queries: F32, asked: Asked) -> Matches:
+        """The answer to some queries, of those whom the server names; as many as it takes."""
+        rerank = state.spec.rerank if state.spec else RERANK
+        fetch = max(rerank, asked.k * (_FACES_AN_IDENTITY if asked.distinct else 1))
+        found = self._fetched(view, state, queries, fetch, asked)
         pending = np.flatnonzero(found.counts < asked.k)
         wanted = min(asked.k, self._available(asked)) if len(pending) else 0
         while len(pending := pending[found.counts[pending] < wanted]):
             some = queries[pending]
-            exhausted = fetch >= min(view.state.rows, _MOST_FETCHED)
+            exhausted = fetch >= min(state.rows, _MOST_FETCHED)
             if exhausted:
                 better = self._everything(view, some, asked)
             else:
                 fetch = min(fetch * _GROWTH, _MOST_FETCHED)
-                better = self._fetched(view, view.state, some, fetch, asked)
+                better = self._fetched(view, state, some, fetch, asked)
             found.ids[pending], found.scores[pending] = better.ids, better.scores
             found.identity_ids[pending] = better.identity_ids
             found.counts[pending] = better.counts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -16,9 +17,12 @@ from itertools import pairwise
 import numpy as np
 
 from facesearch.backends.backend import Backend, State
+from facesearch.errors import LibraryError
 from facesearch.index.centring import centred, mean_of_people
 from facesearch.index.disk import exclusive, writing
 from facesearch.index.manifest import IndexHome
+from facesearch.index.spec import IndexSpec, load_recipe
+from facesearch.index.tuned import Tuned
 from facesearch.store import collections, feed
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -31,16 +35,36 @@ _BEYOND = 2**62
 _NONE = np.zeros(0, np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a server is to index what it is given.
+
+    Attributes:
+        recipe: name or path of a recipe; "auto" for the server's default, and to forget what was
+            tuned; None for what was tuned, or the default.
+        tuned: what tuning has just chosen; None if it has not.
+    """
+
+    recipe: str | None = None
+    tuned: Tuned | None = None
+
+
+AS_TUNED = Choice()
+
+
 def build(
     backend: Backend,
     home: IndexHome,
     database: Database,
     collection: Collection,
     people: F16 | None = None,
+    choice: Choice = AS_TUNED,
     *,
     wait: bool = False,
 ) -> State:
     """Put every face into the server anew, in one step for those who search.
+
+    A build that was interrupted is gone on with: what it has sent is not sent again.
 
     Args:
         backend: the server.
@@ -48,31 +72,46 @@ def build(
         database: the truth.
         collection: whose faces.
         people: (N, D) one face of each enrolled person, which the mean is taken over.
+        choice: how they are indexed.
         wait: for another process that is at this index, instead of complaining.
 
     Raises:
+        UsageError: no such recipe, or one that the server cannot build.
         BackendError: the server fails; what it held before stays.
         LibraryError: another process is building this index.
     """
-    mean = mean_of_people(home.prior, people)
-    with (
-        writing(home.directory),
-        exclusive(home.directory, wait=wait),
-        feed.sized_snapshot(database, collection) as (revision, rows, batches),
-    ):
-        state = State(
-            library_id=home.library_id,
-            collection_id=home.collection_id,
-            contract=home.contract,
-            dim=home.dim,
-            mean=None if mean is None else tuple(mean.tolist()),
-            revision=revision,
-            rows=rows,
-            floor=rows,
-            name=f"{revision:012d}_{secrets.token_hex(4)}",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        backend.write(state, (compared(batch, mean) for batch in batches), _NONE)
+    with writing(home.directory), exclusive(home.directory, wait=wait):
+        spec, tuned = _indexed_by(backend, home, database, collection, choice)
+        begun = _begun(backend, home, database, collection)
+        if begun is None:
+            mean = mean_of_people(home.prior, people)
+            revision = collections.revision(database, collection.id)
+            begun = State(
+                library_id=home.library_id,
+                collection_id=home.collection_id,
+                contract=home.contract,
+                dim=home.dim,
+                mean=None if mean is None else tuple(mean.tolist()),
+                revision=0,
+                rows=0,
+                floor=0,
+                name=f"{revision:012d}_{secrets.token_hex(4)}",
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        with feed.remaining(database, collection, begun.revision, begun.filled or 0) as rest:
+            state = replace(
+                begun,
+                revision=rest.revision,
+                rows=rest.size,
+                floor=rest.size,
+                spec=spec,
+                tuned=tuned,
+                filled=None,
+            )
+            mean = state.mean_vector
+            backend.write(state, (compared(batch, mean) for batch in rest.batches), rest.removed)
+        with suppress(LibraryError), exclusive(home.directory, tuning=True):
+            backend.clear()  # what a tuning that was killed has left
     return state
 
 
@@ -83,8 +122,11 @@ def push(
     collection: Collection,
     *,
     wait: bool = False,
+    erased: bool = False,
 ) -> State | None:
     """Bring the server to the store's revision; None if nothing was ever built in it.
+
+    Where faces were removed, what an interrupted build has left goes, too: they may be in it.
 
     Args:
         backend: the server.
@@ -92,6 +134,7 @@ def push(
         database: the truth.
         collection: whose faces.
         wait: for another process that is at this index, instead of complaining.
+        erased: leave nothing of the removed ones anywhere: also end a tuning.
 
     Raises:
         BackendError: the server fails, or what it holds belongs elsewhere.
@@ -99,7 +142,12 @@ def push(
     """
     with writing(home.directory), exclusive(home.directory, wait=wait):
         state = _checked(backend, home, database, collection)
-        return None if state is None else _pushed(backend, database, collection, state, [])
+        if state is not None:
+            state = _pushed(backend, database, collection, state, [])
+        if erased:
+            backend.abandon()
+            backend.clear()
+        return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +216,34 @@ def compared(rows: FaceRows, mean: F32 | None) -> FaceRows:
     return replace(rows, vectors=centred(rows.vectors, mean).astype(np.float16))
 
 
+def _indexed_by(
+    backend: Backend, home: IndexHome, database: Database, collection: Collection, choice: Choice
+) -> tuple[IndexSpec | None, Tuned | None]:
+    """The recipe to build by, None for the server's default; and the tuning to remember."""
+    if choice.tuned is not None:
+        return choice.tuned.spec, choice.tuned
+    if choice.recipe == "auto":
+        return None, None
+    held = backend.state()
+    if held is not None and home.mismatch(held, collections.revision(database, collection.id)):
+        held = None
+    tuned = held.tuned if held else None
+    if choice.recipe is None:
+        return tuned.spec if tuned else None, tuned
+    spec = load_recipe(choice.recipe, backend.kind)
+    backend.require(spec)
+    return spec, tuned
+
+
+def _begun(
+    backend: Backend, home: IndexHome, database: Database, collection: Collection
+) -> State | None:
+    """A build that was interrupted, to go on with."""
+    left = backend.unfinished()
+    revision = collections.revision(database, collection.id)
+    return None if left is None or home.mismatch(left, revision) else left
+
+
 def _checked(
     backend: Backend, home: IndexHome, database: Database, collection: Collection
 ) -> State | None:
@@ -194,6 +270,8 @@ def _pushed(
     if after != state or len(mended) or len(gone):
         upserts = [compared(part, state.mean_vector) for part in (changes.upserts, mended)]
         backend.write(after, [part for part in upserts if len(part)], gone)
+    if len(changes.removed):
+        backend.abandon()
     return after
 
 

@@ -170,10 +170,12 @@ def index_status(
     """What the index holds, and what is searched beside it."""
     with common.open_engine(library) as engine:
         status = engine.live(engine.collection(collection)).status()
+        words = engine.explain_index(collection)
     if common.wants_json(json):
         emit(status)
     else:
         common.table("", ["", ""], list(common.plain(status).items()))
+        tell(words)
 
 
 @db.command("upgrade")

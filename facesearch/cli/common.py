@@ -135,6 +135,10 @@ def printable(text: str) -> str:
     )
 
 
+_UNBROKEN = 100_000
+"""Columns of what is no terminal: a row is a line there, so that paths can be searched for."""
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table for people, on stdout."""
     from rich.console import Console
@@ -146,7 +150,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         grid.add_column(column, overflow="fold")
     for row in rows:
         grid.add_row(*(escape(printable(str(cell))) for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty()).print(grid)
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if narrow else _UNBROKEN, soft_wrap=not sys.stdout.isatty()).print(grid)
 
 
 def plain(value: Any) -> Any:
@@ -245,7 +250,7 @@ def summary(report: Report) -> str:
         (report.rejected, "faces rejected (facesearch rejected)"),
         (report.elsewhere, "done meanwhile by another job"),
         (report.changed, "changed since"),
-        (report.moved, "moved"),
+        (report.moved, "moved (their bytes lie elsewhere)"),
         (report.gone, "gone (--prune deletes their faces)"),
         (report.faces_removed, "faces removed"),
         (report.enrolled_kept, "photos kept for the person enrolled from them"),
@@ -262,7 +267,7 @@ def summary(report: Report) -> str:
         kinds = ", ".join(
             f"{n} {suffix or 'without suffix'}" for suffix, n in report.ignored.items()
         )
-        line += f"\npassed over, not photos: {kinds}"
+        line += f"\npassed over, by suffix: {kinds}"
     return line
 
 

@@ -6,6 +6,7 @@ processed (they are listed with reasons); 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -92,14 +93,23 @@ app.command()(demo.demo)
 
 def main() -> None:
     """Run the command line; an error of ours is one line on stderr and an exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end
     code: str | int | None = 0
     try:
-        app()
-    except SystemExit as err:
-        code = err.code
+        try:
+            app()
+        except SystemExit as err:
+            code = err.code
+        sys.stdout.flush()
     except FacesearchError as err:
         common.say("facesearch: " + str(err).replace("\n", "\\n"))
         code = err.exit_code
+    except OSError as err:  # what is read is asked for elsewhere: stdout cannot be written
+        common.say(f"facesearch: the result cannot be written: {err.strerror or err}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor should Python try again at the end
+        code = 1
     if watch := sys.modules.get("facesearch.ingest.watch"):
         watch.leave(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)

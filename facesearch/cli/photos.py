@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -19,21 +20,54 @@ from facesearch.errors import UsageError
 from facesearch.store.collections import DEFAULT
 
 STDIN = Path("-")
+SAME_CTRL_C_S = 1.0
+"""Two signals within this time are one: shells and terminals pass on what others got already."""
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM, and a terminal that is closed, stop the block as Ctrl-C does."""
-    signals = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {one: signal.getsignal(one) for one in signals}
+def _stoppable(tell: bool) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and a terminal that is closed stop the block by KeyboardInterrupt.
+
+    It may take a while until what is in hand is finished. Ctrl-C ends the process at once then, as
+    kill -9 would; unless it comes so soon that it may be the same one, sent twice.
+
+    Args:
+        tell: whether to say so.
+    """
+    signals = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    before = {one: signal.getsignal(one) for one in signals if one is not None}
+    stopped: float | None = None
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        if stopped is not None:
+            if number == signal.SIGINT and time.monotonic() - stopped > SAME_CTRL_C_S:
+                os._exit(130)
+            return
+        stopped = time.monotonic()
+        if tell:  # past Python's buffers, which may be in use just now
+            os.write(2, b"\nstopping when what is in hand is done; Ctrl-C again: at once\n")
+        raise KeyboardInterrupt
+
     for one, handler in before.items():
         if handler is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(one, signal.default_int_handler)
+            signal.signal(one, stop)
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        if stopped is None:  # else this goes on to the end of the process
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+
+def _agreed(question: str) -> bool:
+    """The user's answer; no, if there is nobody to give one."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        say("")
+        say("nothing was deleted, as nobody answered; --yes deletes without asking")
+        return False
 
 
 def init(library: Library = None, json: Json = False) -> None:
@@ -102,7 +136,9 @@ def ingest(
     ] = None,
     min_face: Annotated[
         float | None,
-        typer.Option(help="Least shorter side of a face stored, in pixels; others are rejected."),
+        typer.Option(
+            min=0.0, help="Least shorter side of a face stored, in pixels; others are rejected."
+        ),
     ] = None,
     min_quality: Annotated[
         float | None,
@@ -141,6 +177,8 @@ def ingest(
         raise UsageError("name photos or folders to ingest, or a list of paths with --from")
     if lists and (rescan or prune):
         raise UsageError("--rescan and --prune look into folders and archives; leave the list out")
+    if prune and not yes and common.wants_json(json):
+        raise UsageError("--prune asks before it deletes, which a program cannot answer: add --yes")
     if page is not None:
         account.require_suffix(page)
     with common.open_engine(
@@ -156,7 +194,7 @@ def ingest(
         try:
             counted = () if lists else named
             with (
-                _stoppable(),
+                _stoppable(not common.wants_json(json)),
                 Progress("ingest", counted, metrics, common.wants_json(json)) as progress,
             ):
                 report = engine.ingest(
@@ -175,10 +213,9 @@ def ingest(
             raise typer.Exit(130) from err
         if prune and (gone := engine.gone(named, collection)):
             question = f"delete the faces of {gone} files that are gone? Faces enrolled stay."
-            if yes or typer.confirm(question, err=True):
-                removed, kept = engine.prune(named, collection)
-                report.faces_removed += removed
-                report.enrolled_kept += kept
+            removed, kept = engine.prune(named, collection) if yes or _agreed(question) else (0, 0)
+            report.faces_removed += removed
+            report.enrolled_kept += kept
         if page is not None:
             account.write(engine.account(report, collection), page)
     if common.wants_json(json):
@@ -232,6 +269,8 @@ def enroll(
     given = [option for option, value in single.items() if value is not None]
     if name is None and given:
         raise UsageError(f"{given[0]} goes with one photo and --name")
+    if name is not None and not name.strip():
+        raise UsageError("--name is empty; say who the photo shows")
     target: Path | list[Entry] = source
     if name is not None and from_xmp:
         raise UsageError("--people-from-xmp reads the names; leave --name out")

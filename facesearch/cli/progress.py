@@ -22,6 +22,9 @@ LOG_S = 10.0
 """Seconds between two lines, where stderr is not a terminal."""
 EVENT_S = 1.0
 """Seconds between two events that tell of progress."""
+TICK_S = 1.0
+"""Seconds after which it is told again how things are, though nothing was heard meanwhile: a video
+takes long."""
 METRICS_S = 5.0
 """Seconds between two versions of the file of metrics."""
 WINDOW_S = 60.0
@@ -66,6 +69,9 @@ class Progress:
         self._samples: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
         self._report: Report | None = None
         self._total = _Total(sources) if sources else None
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="facesearch-progress", daemon=True)
         if metrics is not None:
             self._write(running=True)
 
@@ -74,6 +80,7 @@ class Progress:
             self._status.__enter__()
         if self._events:
             self._tell("start")
+        self._ticker.start()
         return self
 
     def __exit__(
@@ -82,22 +89,37 @@ class Progress:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._over.set()
+        self._ticker.join()
         if self._total:
             self._total.stop()
         if self._status:
             self._status.__exit__(kind, value, trace)
         if self._metrics:
             self._write(running=False)
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if stopped and self._report and not self._events:
+            common.say(self.line())
         if self._events:
-            stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
             state = "stopped" if stopped else "failed" if kind else "done"
             self._tell("end", state=state, detail=str(value or ""), **self.figures())
 
     def __call__(self, report: Report) -> None:
         """Tell of a report, newer than the last."""
+        with self._lock:
+            self._report = report
+            self._tell_all(report)
+
+    def _tick(self) -> None:
+        while not self._over.wait(TICK_S):
+            with self._lock:
+                if self._report:
+                    self._tell_all(self._report)
+
+    def _tell_all(self, report: Report) -> None:
         now = time.monotonic()
-        self._report = report
-        self._samples.append((now, report.settled, report.processed, report.faces))
+        read = report.processed - report.failed
+        self._samples.append((now, report.settled, read, report.faces))
         while len(self._samples) > 2 and now - self._samples[1][0] > WINDOW_S:
             self._samples.popleft()
         self._tell_deaths(report)

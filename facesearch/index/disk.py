@@ -22,6 +22,7 @@ REBUILD = "run `facesearch index build` to make it anew from the database"
 """How every error about a derived file ends."""
 
 LOCK_NAME = "LOCK"
+TUNE_LOCK = "TUNE-LOCK"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CHUNK = 2**20
 
@@ -107,12 +108,13 @@ def remove_tree(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(directory: Path, *, wait: bool = False) -> Iterator[None]:
+def exclusive(directory: Path, *, wait: bool = False, tuning: bool = False) -> Iterator[None]:
     """Hold the lock of a directory, which is made if need be; the kernel frees it if we die.
 
     Args:
         directory: which is locked.
         wait: until whoever holds it is done.
+        tuning: the lock of those who measure, not of those who build.
 
     Raises:
         LibraryError: another process, or another thread of this one, holds it.
@@ -121,13 +123,14 @@ def exclusive(directory: Path, *, wait: bool = False) -> Iterator[None]:
     if not directory.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
         sync_directory(directory.parent)
-    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    name, doing = (TUNE_LOCK, "tuning") if tuning else (LOCK_NAME, "building")
+    descriptor = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as err:
             raise LibraryError(
-                f"{directory}: another process is building this index; try again when it is done"
+                f"{directory}: another process is {doing} this index; try again when it is done"
             ) from err
         yield
     finally:

@@ -12,12 +12,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from facesearch.index.exact import Mask, VectorIndex, top
+from facesearch.index.exact import Mask, top
 from facesearch.index.keys import unpack
-from facesearch.index.segment import Faces, Scope, Segment
+from facesearch.index.segment import Faces, Scope
 from facesearch.values import F32, I64
 
 NEAREST = 10
@@ -73,6 +74,22 @@ class Percentiles:
     p99: float
 
 
+class Finds(Protocol):
+    """Nearest rows of a gallery, as an index has them: a `VectorIndex`, or what asks a server."""
+
+    def search(self, queries: F32, k: int, allowed: Mask | None) -> I64:
+        """As `VectorIndex.search`."""
+        ...
+
+
+class Answers(Protocol):
+    """Identities, as the engine finds them: a `Segment`, or an index over a server."""
+
+    def search_identities(self, queries: F32, k: int, scope: Scope, /) -> object:
+        """The best face of each of the k nearest identities of (Q, D) queries."""
+        ...
+
+
 def enrolled(faces: Faces) -> Mask | None:
     """(N,) bool, the rows that are somebody; None if all are."""
     mask: Mask = faces.identity_ids > 0
@@ -91,9 +108,7 @@ def exact_truth(faces: Faces, probes: Probes, allowed: Mask | None) -> Truth:
     return Truth(rows, right, right[:, 0])
 
 
-def places(
-    index: VectorIndex, probes: Probes, truth: Truth, fetch: int, allowed: Mask | None
-) -> I64:
+def places(index: Finds, probes: Probes, truth: Truth, fetch: int, allowed: Mask | None) -> I64:
     """Where each true row stands among the `fetch` that the index returns.
 
     Returns:
@@ -123,18 +138,18 @@ def recall(truth: Truth, found: I64, rerank: int) -> float:
     return float(np.mean((found < rerank)[there])) if there.any() else 1.0
 
 
-def latency(segment: Segment, queries: F32, seconds: float) -> Percentiles:
+def latency(index: Answers, queries: F32, seconds: float) -> Percentiles:
     """Time of single queries as the engine makes them: search, re-ranking, grouping, masks.
 
     Stops after `seconds`, but not before 30 queries.
     """
     times: list[float] = []
     for number in range(min(5, len(queries))):
-        segment.search_identities(queries[number : number + 1], _ANSWERS, Scope())
+        index.search_identities(queries[number : number + 1], _ANSWERS, Scope())
     begun = time.perf_counter()
     for number in range(len(queries)):
         before = time.perf_counter()
-        segment.search_identities(queries[number : number + 1], _ANSWERS, Scope())
+        index.search_identities(queries[number : number + 1], _ANSWERS, Scope())
         times.append(1e3 * (time.perf_counter() - before))
         if len(times) >= 30 and time.perf_counter() - begun > seconds:
             break
@@ -142,12 +157,12 @@ def latency(segment: Segment, queries: F32, seconds: float) -> Percentiles:
     return Percentiles(round(p50, 4), round(p95, 4), round(p99, 4))
 
 
-def throughput(segment: Segment, queries: F32) -> float:
+def throughput(index: Answers, queries: F32) -> float:
     """Queries a second in batches of `BATCH`."""
     batch = queries[:BATCH]
-    segment.search_identities(batch[:8], _ANSWERS, Scope())
+    index.search_identities(batch[:8], _ANSWERS, Scope())
     before = time.perf_counter()
-    segment.search_identities(batch, _ANSWERS, Scope())
+    index.search_identities(batch, _ANSWERS, Scope())
     return round(len(batch) / (time.perf_counter() - before), 1)
 
 

@@ -1,7 +1,8 @@
 """Index recipes: what FAISS builds, how it is trained and searched, and when it pays off.
 
 A recipe is one TOML file whose keys are the fields of `IndexSpec`. Those that ship are in the
-repository's top-level folder `indexes/`, inside the package once installed.
+repository's top-level folder `indexes/`, inside the package once installed; those of a vector
+server in a folder of its name below.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ class IndexSpec:
         name: what `--recipe` and the manifest call it.
         summary: one line: what it is.
         pays_off: one line: when to use it, and what it costs in identifications.
-        factory: FAISS index factory string; `{lists}` stands for the number of IVF lists, `{half}`
-            for half the dimensions.
+        factory: FAISS index factory string, or in this notation what a vector server builds;
+            `{lists}` stands for the number of IVF lists, `{half}` for half the dimensions.
         lists: most IVF lists; 0 where `factory` has none.
         train_rows: most rows trained on, drawn at random; 0 where nothing is trained.
-        parameter: FAISS search parameter that trades speed for recall: "efSearch", "nprobe", or ""
+        parameter: search parameter that trades speed for recall: "efSearch", "nprobe", or ""
             where there is none.
         value: its value.
-        rerank: rows fetched from FAISS a query and scored again exactly from the float16 vectors.
+        rerank: rows fetched from the index a query and scored again exactly from float16 vectors.
         bytes_per_dimension: memory of one face that grows with the dimension, bytes.
         bytes_per_face: memory of one face that does not, bytes.
     """
@@ -69,29 +70,30 @@ class IndexSpec:
         return self.factory.replace("{lists}", lists).replace("{half}", half)
 
     def memory(self, rows: int, dim: int) -> int:
-        """Bytes that FAISS's file takes for `rows` faces of `dim` dimensions, approximately."""
+        """Bytes that the index takes for `rows` faces of `dim` dimensions, approximately."""
         return round(rows * (self.bytes_per_dimension * dim + self.bytes_per_face))
 
 
-def recipes() -> tuple[IndexSpec, ...]:
-    """The recipes that ship, by name."""
-    return tuple(_read(path) for path in sorted(shipped("indexes").glob("*.toml")))
+def recipes(server: str = "") -> tuple[IndexSpec, ...]:
+    """The recipes that ship, by name: FAISS's, or those of a vector server."""
+    return tuple(_read(path) for path in sorted((shipped("indexes") / server).glob("*.toml")))
 
 
-def load_recipe(recipe: str) -> IndexSpec:
+def load_recipe(recipe: str, server: str = "") -> IndexSpec:
     """The recipe of a shipped name, or of the user's own TOML file.
 
     Args:
         recipe: "exact", "hnsw", ..., or a path that ends in `.toml`.
+        server: whose: "milvus" or "pgvector"; empty for FAISS's.
 
     Raises:
         UsageError: no such recipe, or one that is malformed.
     """
     if recipe.endswith(".toml"):
         return _read(Path(recipe))
-    path = shipped("indexes") / f"{recipe}.toml"
+    path = shipped("indexes") / server / f"{recipe}.toml"
     if Path(recipe).name != recipe or not path.is_file():
-        known = ", ".join(spec.name for spec in recipes())
+        known = ", ".join(spec.name for spec in recipes(server))
         raise UsageError(
             f"no index recipe '{recipe}': use auto, {known}, or a path to a .toml file"
         )

@@ -11,34 +11,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from facesearch.errors import UsageError
-from facesearch.index import faiss_index, measure
+from facesearch.index import measure
+from facesearch.index.contender import Built, InMemory, Maker
 from facesearch.index.exact import Mask
-from facesearch.index.faiss_index import FaissIndex
 from facesearch.index.measure import Percentiles, Probes, Truth
-from facesearch.index.segment import Faces, Segment
-from facesearch.index.spec import IndexSpec, load_recipe
+from facesearch.index.segment import Faces
+from facesearch.index.spec import IndexSpec
 from facesearch.values import I64
 
 SMALLEST_SAMPLE = 20_000
 """Rows below which halving saves nothing."""
-_RERANKS = (16, 32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
-_LIST_SHARES = (64, 32, 16, 8, 4, 2, 1)
-_EFFORTS = (64, 128, 256, 512, 1024, 2048, 4096)
 _SURVIVORS = 3
 _TIMED, _SECONDS = 300, 1.0
 """Single queries timed for each row of the result, and the time after which 30 are enough."""
-_RESIDENT = 12
-"""Bytes a face that a process holds besides FAISS's file: its identity, and the rows in order of
-identity."""
-_IDS = 16
-"""Bytes a face on the disk besides the vectors and FAISS's file: ids of face and identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +62,8 @@ class Measured:
         recall_at_10: on the same probes.
         single_ms: time of one query, re-ranking and grouping included.
         batch_qps: queries a second in batches of 256.
-        build_s: training and adding.
-        bytes_per_face_disk: of the whole generation.
+        build_s: training and adding; of a server, indexing what it has taken in.
+        bytes_per_face_disk: of the whole generation, or in the server.
         bytes_per_face_ram: held by a process; vectors for re-ranking stay on the disk.
         meets_target: whether it does, on the probes it was chosen by.
         pareto: whether nothing as large is faster, loses less and takes less memory.
@@ -166,6 +157,7 @@ def tune(
     recipes: Sequence[IndexSpec],
     target: Target,
     *,
+    maker: Maker | None = None,
     halving: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
@@ -176,6 +168,7 @@ def tune(
         probes: of people in it, and not in it.
         recipes: to try; those that need training are left out of galleries too small for it.
         target: what to meet.
+        maker: what builds them; FAISS, in memory, if None.
         halving: give up recipes on samples; else all are built for the whole gallery.
         tell: called with a line about each recipe measured.
 
@@ -183,14 +176,15 @@ def tune(
         UsageError: exact search identifies none of the probes, or nothing meets the target.
     """
     dim = faces.vectors.shape[1]
-    contenders = [s for s in recipes if len(faces) >= faiss_index.SMALL or not s.train_rows]
+    maker = maker or InMemory()
+    contenders = [spec for spec in recipes if maker.suits(spec, len(faces))]
     dropped: list[Measured] = []
     sizes = [len(faces) // 16, len(faces) // 4] if halving else []
     for size in (n for n in sizes if n >= SMALLEST_SAMPLE):
         if len(contenders) <= _SURVIVORS:
             break
         bench = Bench.of(_sample(faces, probes, size), probes)
-        best = [_recipe(bench, spec, target, tell, curve=False)[-1] for spec in contenders]
+        best = [_recipe(bench, maker, spec, target, tell, curve=False)[-1] for spec in contenders]
         order = sorted(range(len(contenders)), key=lambda i: _merit(best[i]))
         keep = max(_SURVIVORS, -(-len(contenders) // 2))
         dropped += [best[i] for i in order[keep:]]
@@ -203,11 +197,10 @@ def tune(
             f"exact search identifies none of the {len(probes)} probes at threshold "
             f"{probes.threshold:.3f}: nothing can be tuned by what an index loses"
         )
-    exact = _recipe(bench, load_recipe("exact"), target, tell)[0]
-    rows = [exact]
+    rows = [_recipe(bench, maker, maker.exact, target, tell)[0]]
     for spec in contenders:
-        if spec.name != "exact":
-            rows += _recipe(bench, spec, target, tell)
+        if spec.name != maker.exact.name:
+            rows += _recipe(bench, maker, spec, target, tell)
     marked = tuple(replace(row, pareto=_on_front(row, rows)) for row in rows)
     good = [row for row in marked if row.meets_target]
     if not good:
@@ -236,6 +229,7 @@ def tune(
 
 def _recipe(
     bench: Bench,
+    maker: Maker,
     spec: IndexSpec,
     target: Target,
     tell: Callable[[str], None],
@@ -245,67 +239,63 @@ def _recipe(
 
     Without `curve` only the last value is timed: the first that meets it, or the greatest.
     """
-    rows, dim = bench.faces.vectors.shape
-    before = time.perf_counter()
-    index = faiss_index.build(np.asarray(bench.faces.vectors, np.float16), spec)
-    build_s = time.perf_counter() - before
-    size = faiss_index.size(index)
-    measured = []
-    values = _values(index)
-    for value in values:
-        tuned = index.searched_with(value) if value else index
-        fetches = [spec.rerank] if spec.parameter == "efSearch" or _lossless(spec) else _RERANKS
-        most = min(max(fetches), rows)
-        found = measure.places(tuned, bench.probes, bench.truth, most, bench.allowed)
-        rerank = _rerank(bench, found, [f for f in fetches if f <= most] or [most], target)
-        enough = _meets(bench, found, rerank, target)
-        if not (enough or curve or value == values[-1]):
-            continue
-        segment = Segment(bench.faces, tuned, rerank)
-        lost, trials = bench.loss(found, rerank, ~bench.choosing)
-        single = measure.latency(segment, bench.probes.vectors[:_TIMED], _SECONDS)
-        ram = size / rows + _RESIDENT
-        meets = (
-            enough
-            and (target.max_memory is None or ram * rows <= target.max_memory)
-            and (target.max_latency is None or single.p50 <= target.max_latency)
-        )
-        row = Measured(
-            recipe=spec.name,
-            params=({index.parameter: value} if value else {}) | {"rerank": rerank},
-            rows=rows,
-            identification_loss=lost / trials if trials else 0.0,
-            loss_interval=measure.clopper_pearson(lost, trials),
-            recall_at_10=round(bench.recall(found, rerank, ~bench.choosing), 5),
-            single_ms=single,
-            batch_qps=measure.throughput(segment, bench.probes.vectors),
-            build_s=round(build_s, 3),
-            bytes_per_face_disk=round(size / rows + 2 * dim + _IDS, 2),
-            bytes_per_face_ram=round(ram, 2),
-            meets_target=meets,
-            pareto=False,
-            spec=replace(spec, value=value or spec.value, rerank=rerank),
-        )
-        tell(
-            f"{rows:,} faces, {spec.name} {row.params}: loss {row.identification_loss:.2%}, "
-            f"recall {row.recall_at_10:.3f}, {single.p50:.2f} ms, built in {build_s:.1f} s"
-        )
-        measured.append(row)
-        if enough:
-            break  # a greater value only takes longer
-    return measured
+    with maker.built(spec, bench.faces) as built:
+        measured = []
+        for value in built.values:
+            timed = curve or value == built.values[-1]
+            row, enough = _value(bench, built, spec, value, target, timed=timed)
+            if row is not None:
+                measured.append(row)
+                tell(
+                    f"{row.rows:,} faces, {spec.name} {row.params}: loss "
+                    f"{row.identification_loss:.2%}, recall {row.recall_at_10:.3f}, "
+                    f"{row.single_ms.p50:.2f} ms, built in {row.build_s:.1f} s"
+                )
+            if enough:
+                break  # a greater value only takes longer
+        return measured
 
 
-def _values(index: FaissIndex) -> Sequence[int]:
-    """Values of the search parameter to try, cheapest first."""
-    if index.lists:
-        return sorted({max(1, index.lists // share) for share in _LIST_SHARES})
-    return _EFFORTS if index.parameter else (0,)
+def _value(
+    bench: Bench, built: Built, spec: IndexSpec, value: int, target: Target, *, timed: bool
+) -> tuple[Measured | None, bool]:
+    """One value of a recipe's parameter, and whether it loses no more than the target allows.
 
-
-def _lossless(spec: IndexSpec) -> bool:
-    """Whether FAISS compares whole vectors, all of them: fetching more finds nothing more."""
-    return spec.factory in ("Flat", "SQfp16")
+    None where it loses more, unless `timed`.
+    """
+    rows = len(bench.faces)
+    most = min(max(built.fetches), rows)
+    fetches = [f for f in built.fetches if f <= most] or [most]
+    found = measure.places(built.finds(value), bench.probes, bench.truth, most, bench.allowed)
+    rerank = _rerank(bench, found, fetches, target)
+    enough = _meets(bench, found, rerank, target)
+    if not (enough or timed):
+        return None, False
+    index = built.answers(value, rerank)
+    lost, trials = bench.loss(found, rerank, ~bench.choosing)
+    single = measure.latency(index, bench.probes.vectors[:_TIMED], _SECONDS)
+    meets = (
+        enough
+        and (target.max_memory is None or built.bytes_ram * rows <= target.max_memory)
+        and (target.max_latency is None or single.p50 <= target.max_latency)
+    )
+    row = Measured(
+        recipe=spec.name,
+        params=({built.parameter: value} if value else {}) | {"rerank": rerank},
+        rows=rows,
+        identification_loss=lost / trials if trials else 0.0,
+        loss_interval=measure.clopper_pearson(lost, trials),
+        recall_at_10=round(bench.recall(found, rerank, ~bench.choosing), 5),
+        single_ms=single,
+        batch_qps=measure.throughput(index, bench.probes.vectors),
+        build_s=round(built.build_s, 3),
+        bytes_per_face_disk=round(built.bytes_disk, 2),
+        bytes_per_face_ram=round(built.bytes_ram, 2),
+        meets_target=meets,
+        pareto=False,
+        spec=replace(spec, value=value or spec.value, rerank=rerank),
+    )
+    return row, enough
 
 
 def _rerank(bench: Bench, found: I64, fetches: Sequence[int], target: Target) -> int:
@@ -361,7 +351,7 @@ def _words(chosen: Measured, exact: Measured, identified: int, good: int) -> str
     faster = exact.single_ms.p50 / chosen.single_ms.p50
     speed = (
         "it is exact search itself"
-        if chosen.recipe == "exact"
+        if chosen.recipe == exact.recipe
         else f"{faster:.1f} times faster than exact search"
     )
     return (

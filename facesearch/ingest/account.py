@@ -149,7 +149,7 @@ def _sections(account: Account) -> Iterable[_Section]:
         ("workers that died", report.died),
         ("copies of photos that were there", report.duplicates),
         ("changed since an earlier run", report.changed),
-        ("moved", report.moved),
+        ("moved: their bytes lie elsewhere", report.moved),
         ("gone", report.gone),
         ("faces removed", report.faces_removed),
         ("failed", report.failed),
@@ -157,7 +157,7 @@ def _sections(account: Account) -> Iterable[_Section]:
     ignored = ", ".join(f"{n} {suffix}" for suffix, n in sorted(report.ignored.items()))
     yield _Section(
         "What it did",
-        f"Passed over, as they are no photos: {ignored}." if ignored else "",
+        f"Passed over, by suffix: {ignored}." if ignored else "",
         ("", "number"),
         [(what, f"{n:,}") for what, n in did if n or what == "failed"],
     )

@@ -28,6 +28,7 @@ from facesearch.photos.find import Ignored, find
 from facesearch.photos.video import is_video
 from facesearch.store import gallery
 from facesearch.store.gallery import Person, StoredFaces
+from facesearch.store.paths import as_name
 from facesearch.values import Failure, JSONValue
 
 F64 = NDArray[np.float64]
@@ -244,7 +245,7 @@ def from_folders(root: Path, ignored: dict[str, int]) -> Iterator[Entry]:
             if isinstance(found, Ignored):
                 ignored[found.suffix] = ignored.get(found.suffix, 0) + 1
             else:  # what could not be reached becomes an entry too, and fails as such
-                yield Entry(os.path.abspath(found.path), Person(folder.name))
+                yield Entry(os.path.abspath(found.path), Person(as_name(folder.name)))
 
 
 def from_manifest(path: Path) -> Iterator[Entry]:
@@ -269,7 +270,21 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     Raises:
         ManifestError: the file cannot be read or a line is malformed.
     """
-    return _jsonl(path) if path.suffix.lower() in {".jsonl", ".ndjson"} else _csv(path)
+    read = _jsonl if path.suffix.lower() in {".jsonl", ".ndjson"} else _csv
+    for number, fields in read(path):
+        if not all(map(_is_text, fields.values())):
+            raise ManifestError(f"{path}:{number}: a character that no text can have")
+        yield number, fields
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value can be stored: JSON may hold halves of characters, and both may hold NUL."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 _COLUMNS = {"path", "identity", "external_id", "metadata", "face", "x", "y"}
@@ -299,7 +314,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
                 if line.strip():
                     try:
                         fields = json.loads(line)
-                    except json.JSONDecodeError as err:
+                    except (ValueError, RecursionError) as err:
                         raise ManifestError(f"{path}:{number}: not JSON ({err})") from err
                     if not isinstance(fields, dict):
                         raise ManifestError(f"{path}:{number}: not a JSON object")

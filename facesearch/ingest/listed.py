@@ -35,7 +35,8 @@ def paths_from(source: Path) -> Iterator[str]:
     if source.suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
         for number, fields in rows(source):
             if not fields.get("path"):
-                raise ManifestError(f"{source}:{number}: no value for 'path'")
+                others = ", ".join(map(repr, fields)) or "nothing"
+                raise ManifestError(f"{source}:{number}: no value for 'path', but for {others}")
             path = str(fields["path"])
             yield url_of(path) or os.path.join(base, path)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from facesearch.faces.embedder import Embedder
 from facesearch.store import ledger
@@ -13,6 +13,10 @@ from facesearch.store.leases import Work
 from facesearch.store.ledger import Known
 from facesearch.store.outcomes import Failed
 from facesearch.store.tables import now
+
+SKEW = timedelta(hours=1)
+"""Clocks of machines that work together differ by less. What is recorded as later than that is from
+before the clock was put right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,17 @@ class Plan:
         if before.state == ledger.PENDING:
             return True
         if isinstance(item, Failed):  # what was stored before it vanished stands
-            return before.state == ledger.FAILED and before.recorded_at < self.began
+            return before.state == ledger.FAILED and self.is_earlier(before)
         if before.state == ledger.GONE or before.stamp != item:
             return True
         if before.state == ledger.FAILED:
             again = self.retry_failed or before.reason in ledger.TRANSIENT
-            return again and before.recorded_at < self.began
+            return again and self.is_earlier(before)
         return self.restore_erased and before.state == ledger.ERASED
+
+    def is_earlier(self, before: Known) -> bool:
+        """Whether a file was recorded before the job began."""
+        return before.recorded_at < self.began or before.recorded_at > now() + SKEW
 
 
 @dataclass(slots=True)

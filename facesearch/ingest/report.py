@@ -28,7 +28,7 @@ class Report:
         changed: files whose content was another than before.
         faces_removed: faces that went because no file holds their photo any more.
         enrolled_kept: photos that no file holds any more, kept for the person enrolled from them.
-        moved: files found at another path than before (`rescan`).
+        moved: files that are not there any more, whose bytes lie at another path (`rescan`).
         gone: files that are not there any more (`rescan`).
         failed: number of files that could not be processed.
         failures: the first `MAX_FAILURES` of them; the ledger has all.

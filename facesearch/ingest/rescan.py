@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 
 from facesearch.errors import PhotoError, Reason
@@ -21,7 +20,6 @@ def rescan(
     database: Database,
     collection: Collection,
     roots: Sequence[str],
-    since: datetime,
     report: Report,
 ) -> None:
     """Look for every known file at or under `roots`, after they have been ingested.
@@ -34,7 +32,6 @@ def rescan(
         database: the store.
         collection: whose files.
         roots: absolute paths.
-        since: when this ingestion began.
         report: moved and gone files are counted in it.
     """
     after = 0
@@ -45,7 +42,7 @@ def rescan(
         after = files[-1].id
         away = [file for file in files if _is_missing(file.path)]
         if away:
-            record = partial(presence.missing, database, away, since)
+            record = partial(presence.missing, database, away)
             moved, gone = database.patiently(record)
             report.moved += moved
             report.gone += gone

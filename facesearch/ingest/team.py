@@ -151,11 +151,12 @@ class _Team:
         """Ask every member to finish its batch, and hear what they say meanwhile."""
         self._stop.set()
         self._replace = False
-        self._progress = lambda report: None
+        progress, self._progress = self._progress, lambda report: None
         for place in self._places:  # a terminal's Ctrl-C reaches them, kill(1) only their parent
             if place.process.is_alive() and place.process.pid:
                 os.kill(place.process.pid, signal.SIGINT)
         self.listen()
+        progress(self.report(ended=False))
 
     def close(self) -> None:
         """Wait for every member's process to end."""
@@ -239,8 +240,13 @@ def _deaf_children() -> Iterator[None]:
 def _live(member: Member, channel: Connection, stop: Event) -> None:
     """A member's life, in its own process."""
     done = False
+
+    def stop_once(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the team both say it
+        raise KeyboardInterrupt
+
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, stop_once)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the team's process says what follows

@@ -63,11 +63,17 @@ class WatchedPool(Generic[T]):
         self._living = 0
         self._lost = 0
         self._tick = min(TICK_S, self._limit / 4)
+        self._threads: set[threading.Thread] = set()
+        self._all_left = threading.Event()
+        self._watcher: threading.Thread | None = None
         with self._changed:
             for _ in range(threads):
                 self._start()
         if self._limit < math.inf:
-            threading.Thread(target=self._watch, name="facesearch-watch", daemon=True).start()
+            self._watcher = threading.Thread(
+                target=self._watch, name="facesearch-watch", daemon=True
+            )
+            self._watcher.start()
 
     def submit(self, function: Callable[[T], R], item: T, /) -> Future[R]:
         """Have `function(item)` done; the result is `overdue`'s if that takes too long."""
@@ -114,7 +120,10 @@ class WatchedPool(Generic[T]):
         task.since = self._clock
 
     def shutdown(self) -> None:
-        """Drop what waits, and wait for what is being worked on, but not for threads given up."""
+        """Drop what waits, and wait for what is being worked on, but not for threads given up.
+
+        All others have ended then: one that Python ends with itself may take the process along.
+        """
         with self._changed:
             while self._waiting:
                 self._waiting.popleft().future.cancel()
@@ -122,10 +131,16 @@ class WatchedPool(Generic[T]):
             self._changed.notify_all()
             while self._living:
                 self._changed.wait()
+            threads = list(self._threads)
+        self._all_left.set()
+        for thread in (*threads, *([self._watcher] if self._watcher else ())):
+            thread.join()
 
     def _start(self) -> None:
         self._living += 1
-        threading.Thread(target=self._work, name="facesearch-read", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="facesearch-read", daemon=True)
+        self._threads.add(thread)
+        thread.start()
 
     def _work(self) -> None:
         me = threading.current_thread()
@@ -163,7 +178,7 @@ class WatchedPool(Generic[T]):
     def _watch(self) -> None:
         last = time.monotonic()
         while not self._over or self._living:
-            time.sleep(self._tick)
+            self._all_left.wait(self._tick)
             now = time.monotonic()
             with self._changed:
                 self._clock += min(now - last, 2 * self._tick)
@@ -175,6 +190,7 @@ class WatchedPool(Generic[T]):
     def _give_up(self, thread: threading.Thread, task: _Task[T, Any]) -> None:
         task.given_up = True
         del self._running[thread]
+        self._threads.discard(thread)
         _stuck.add(thread)
         self._lost += 1
         self._living -= 1

@@ -323,7 +323,7 @@ class Worker:
 
     def _settled(self, before: Known, report: Report, plan: Plan) -> None:
         """Count a file that needs nothing."""
-        if before.recorded_at < plan.began:
+        if plan.is_earlier(before):
             report.unchanged += 1
             report.failed_before += before.state == ledger.FAILED
         else:

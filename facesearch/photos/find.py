@@ -24,7 +24,11 @@ from facesearch.values import Failure
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 _LOSSLESS = (".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 _VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
-SUFFIXES = frozenset((*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *raw.SUFFIXES, *_VIDEO))
+_UNSUPPORTED = (".avif", ".jxl", ".jp2", ".psd")
+"""Photos all the same: each becomes a failure with the reason, not a file passed over."""
+SUFFIXES = frozenset(
+    (*_JPEG, *_LOSSLESS, ".webp", ".heic", ".heif", *raw.SUFFIXES, *_VIDEO, *_UNSUPPORTED)
+)
 """What a file in a folder must end in, in lower case, to be taken for a photo or a video."""
 
 _LONGEST_URL = 2000

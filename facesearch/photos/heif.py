@@ -21,6 +21,17 @@ def is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _BRANDS
 
 
+def heif_blocks(data: bytes) -> tuple[bytes, bytes]:
+    """The EXIF block and the XMP packet of a HEIC file; b"" if absent, or without the extra."""
+    try:
+        import pi_heif
+
+        facts = pi_heif.open_heif(data).info  # decodes no pixel
+    except Exception:  # noqa: BLE001 - whatever hostile bytes provoke; `decode_heif` says why
+        return b"", b""
+    return bytes(facts.get("exif") or b"").removeprefix(b"Exif\0\0"), bytes(facts.get("xmp") or b"")
+
+
 def decode_heif(data: bytes, limits: PhotoLimits) -> Pixels:
     """The main picture of a HEIC file, upright.
 

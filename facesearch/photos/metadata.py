@@ -10,8 +10,13 @@ import struct
 import zlib
 from datetime import datetime
 
+from facesearch.photos.heif import heif_blocks, is_heif
+
 MOST_XMP = 1024 * 1024
 """Longest XMP packet that is looked at, bytes."""
+_TIFF_LIKE = (b"II*\0", b"MM\0*", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
+"""TIFF, and so DNG and most camera RAW; Olympus's and Panasonic's own."""
+_FUJI, _CANON = b"FUJIFILMCCD-RAW", b"ftypcrx "
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8, 13: 4}
@@ -29,8 +34,16 @@ def blocks(data: bytes) -> tuple[bytes, bytes]:
             return _png(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
-        if data[:4] in (b"II*\0", b"MM\0*"):
+        if data[:4] in _TIFF_LIKE:
             return data, _Directory(data).bytes(_XMP_TAG)[:MOST_XMP]
+        if is_heif(data):
+            exif, xmp = heif_blocks(data)
+            return exif, xmp[:MOST_XMP]
+        if data.startswith(_FUJI):  # a JPEG lies in it, of the camera's own
+            at, length = struct.unpack_from(">II", data, 84)
+            return _jpeg(data[at : at + length])
+        if data[4:12] == _CANON:
+            return _canon(data), b""
     except (struct.error, IndexError, zlib.error, ValueError):
         pass
     return b"", b""
@@ -129,6 +142,13 @@ def _jpeg(data: bytes) -> tuple[bytes, bytes]:
             xmp = xmp or body[len(_JPEG_XMP) :]
         at += 2 + max(length, 2)
     return exif, xmp
+
+
+def _canon(data: bytes) -> bytes:
+    """The first of the TIFF structures of a CR3, which has no place: that is in another."""
+    at = data.find(b"CMT1", 0, 65536)
+    (length,) = struct.unpack_from(">I", data, at - 4) if at >= 4 else (0,)
+    return data[at + 4 : at - 4 + length]
 
 
 def _png(data: bytes) -> tuple[bytes, bytes]:

@@ -4,7 +4,8 @@ Two schemas are read: "mwg-rs" of the Metadata Working Group ("Guidelines for Ha
 Metadata" 2.0, section 5.9; digiKam, Picasa, Lightroom) and Microsoft's "MP" (Windows Photo Gallery,
 digiKam). Coordinates are fractions of the picture. They mean the picture as it is stored, not yet
 turned by its EXIF orientation; where a program noted the size of the upright picture instead, they
-are taken to mean that.
+are taken to mean that. The packet may lie beside the photo in a file of its own (`SIDECARS`), where
+programs write what they would not write into a camera's RAW file.
 
 XML is parsed by expat with document types refused, so there are no entities to expand and nothing
 is fetched.
@@ -12,16 +13,23 @@ is fetched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from facesearch.errors import PhotoError, Reason
 from facesearch.photos.formats import Refusal
 from facesearch.photos.headers import read_header
+from facesearch.photos.heif import is_heif
 from facesearch.photos.metadata import blocks
+from facesearch.photos.raw import is_raw
+from facesearch.photos.tiff import exif_orientation
 from facesearch.settings import PhotoLimits
 
+SIDECARS = (".xmp", ".XMP")
+"""What is put behind the name of a photo, or in the place of its suffix, to name its packet."""
+_SENSOR = 3, 2
+"""Cameras store pictures wider than high, whichever way they are held."""
 MOST_REGIONS = 1000
 """Regions read of one photo."""
 _DEEPEST = 64
@@ -42,31 +50,44 @@ class Region:
     box: tuple[float, float, float, float]
 
 
-def named_faces(data: bytes, name: str, limits: PhotoLimits) -> list[Region]:
+def named_faces(
+    data: bytes, name: str, limits: PhotoLimits, sidecars: Mapping[str, bytes] | None = None
+) -> list[Region]:
     """The named faces of a photo file; none if it has no such metadata.
 
     Args:
         data: the file.
         name: its path, for messages.
         limits: what a photo may cost.
+        sidecars: XMP packets that lie beside it, by path.
 
     Raises:
-        PhotoError: the photo's header cannot be read, or its XMP packet is damaged.
+        PhotoError: the photo's header cannot be read, or an XMP packet is damaged.
     """
-    xmp = blocks(data)[1]
-    if not xmp:
+    exif, xmp = blocks(data)
+    packets = {name: xmp, **(sidecars or {})}
+    roots = [_parsed(packet, where) for where, packet in packets.items() if packet]
+    if not roots:
         return []
     try:
-        header = read_header(data, limits)
-        root = _parsed(xmp)
+        orientation, stored = _frame(data, exif, limits)
     except Refusal as err:
         raise PhotoError(err.reason, name, err.detail) from err
-    except (expat.ExpatError, ValueError, UnicodeError) as err:
-        raise PhotoError(Reason.CORRUPT, name, f"its XMP packet is damaged ({err})") from err
-    stored = header.width, header.height
-    found = [*_mwg(root, header.orientation, stored), *_microsoft(root, header.orientation)]
+    found = [
+        region
+        for root in roots
+        for region in (*_mwg(root, orientation, stored), *_microsoft(root, orientation))
+    ]
     distinct = {(r.name, tuple(round(v, 2) for v in r.box)): r for r in reversed(found)}
     return list(distinct.values())[::-1][:MOST_REGIONS]
+
+
+def _frame(data: bytes, exif: bytes, limits: PhotoLimits) -> tuple[int, tuple[int, int]]:
+    """The EXIF orientation of a photo, and (width, height) as it is stored."""
+    if is_heif(data) or is_raw(data):  # of which headers are not read here
+        return exif_orientation(exif), _SENSOR
+    header = read_header(data, limits)
+    return header.orientation, (header.width, header.height)
 
 
 @dataclass(slots=True)
@@ -101,7 +122,12 @@ class _Node:
         return next(self.all(name), _Node(name, {}))
 
 
-def _parsed(xmp: bytes) -> _Node:
+def _parsed(xmp: bytes, where: str) -> _Node:
+    """The elements of an XMP packet.
+
+    Raises:
+        PhotoError: it is damaged.
+    """
     root = _Node("", {})
     open_ = [root]
     parser = expat.ParserCreate(namespace_separator=" ")
@@ -133,7 +159,10 @@ def _parsed(xmp: bytes) -> _Node:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = characters
     parser.StartDoctypeDeclHandler = refuse
-    parser.Parse(xmp.rstrip(b"\0 \r\n\t"), True)
+    try:
+        parser.Parse(xmp.rstrip(b"\0 \r\n\t"), True)
+    except (expat.ExpatError, ValueError, UnicodeError) as err:
+        raise PhotoError(Reason.CORRUPT, where, f"its XMP packet is damaged ({err})") from err
     return root
 
 

@@ -2,10 +2,14 @@
 
 A frame is handed on as a BMP file, which is its pixels and nothing else: so everything that works
 on photos works on frames. OpenCV turns them upright.
+
+When is what the video says of each frame: telephones do not take as many every second, so frames
+cannot be counted instead.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +26,13 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
 _FRAME = re.compile(r"(.+)#t=(\d{1,7}\.\d{3})", re.DOTALL)
 _SECONDS_TO_WAIT = 30
 _COMPLETE = 0.9
-"""Share of the frames announced that a sound video has: some announce a guess."""
+"""Share of the frames announced, or of the time they would take, that a sound video has: some
+announce a guess."""
+_BACK_S = 1.0, 30.0, math.inf
+"""How long before a frame one looks for it. FFmpeg seeks by counting frames, so it may land too
+late; then from further back, and at last from the beginning."""
+_SAME_S = 0.001
+"""Frames are told apart by more than this."""
 
 # FFmpeg would talk on stderr about every damaged file; read when the first video is opened
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -58,15 +68,18 @@ def sampled(path: str, every: float, limits: PhotoLimits) -> Iterator[tuple[floa
     capture = _opened(path, limits)
     try:
         rate = _rate(capture)
-        step = max(1.0, every * rate)
-        number, taken = 0, 0
+        due, seconds, number = 0.0, -math.inf, 0
         while capture.grab():
-            if number == round(taken * step):
-                yield number / rate, _bmp(capture, path)
-                taken += 1
+            seconds = _when(capture, seconds, rate)
             number += 1
-        if number < _COMPLETE * capture.get(cv2.CAP_PROP_FRAME_COUNT) or not number:
-            detail = f"the video ends after {number} frames, before it should"
+            near = seconds + 0.5 / rate  # the frame nearest to the time that is due
+            if near >= due:
+                yield seconds, _bmp(capture, path)
+                due = every * (near // every + 1)
+        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        share = max(number, seconds * rate) / max(announced, 1)
+        if share < _COMPLETE or not number:
+            detail = f"the video ends after {max(seconds, 0):.1f} s, before it should"
             raise PhotoError(Reason.TRUNCATED, path, detail)
     finally:
         capture.release()
@@ -78,24 +91,42 @@ def frame(path: str, seconds: float, limits: PhotoLimits) -> bytes:
     Raises:
         PhotoError: as `sampled`; MISSING if the video is not that long.
     """
-    capture = _opened(path, limits)
-    try:
-        capture.set(cv2.CAP_PROP_POS_FRAMES, round(seconds * _rate(capture)))
-        if not capture.grab():
-            where = frame_path(path, seconds)
-            raise PhotoError(Reason.MISSING, where, "the video has no such frame")
-        return _bmp(capture, path)
-    finally:
-        capture.release()
+    for back in _BACK_S:
+        capture = _opened(path, limits)
+        try:
+            if sought := back < seconds:
+                capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * (seconds - back))
+            if _go_on_to(capture, seconds, sought=sought):
+                return _bmp(capture, path)
+        finally:
+            capture.release()
+    raise PhotoError(Reason.MISSING, frame_path(path, seconds), "the video has no such frame")
+
+
+def _go_on_to(capture: cv2.VideoCapture, seconds: float, *, sought: bool) -> bool:
+    """Read on to the frame of a time; whether it is there, and was not passed over by seeking."""
+    rate, now = _rate(capture), -math.inf
+    while capture.grab():
+        first, now = now < 0, _when(capture, now, rate)
+        if now >= seconds - _SAME_S:
+            return not (sought and first and now > seconds + _SAME_S)
+    return False
+
+
+def _when(capture: cv2.VideoCapture, before: float, rate: float) -> float:
+    """The time of the frame just read, to the millisecond; by its rate if the video has none."""
+    seconds = round(float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000, 3)
+    return seconds if seconds > before else before + 1 / rate
 
 
 def _opened(path: str, limits: PhotoLimits) -> cv2.VideoCapture:
     try:
-        status = os.stat(path)
+        require_regular(os.stat(path), path)
+        with open(path, "rb") as file:  # FFmpeg does not say why it cannot
+            empty = not file.read(1)
     except OSError as err:
         raise PhotoError(os_reason(err), path, os_detail(err)) from err
-    require_regular(status, path)
-    if not status.st_size:
+    if empty:
         raise PhotoError(Reason.EMPTY, path, "empty file (zero bytes)")
     waits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
     capture = cv2.VideoCapture()

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, bindparam, select, update
 
-from facesearch.errors import ContractError, ModelChangedError, NotFoundError
+from facesearch.errors import ContractError, ModelChangedError, NotFoundError, UsageError
 from facesearch.store.database import Database, insert_new
 from facesearch.store.tables import CollectionRow, now
 from facesearch.values import ModelContract
 
 DEFAULT = "default"
+LONGEST_NAME = 200
+"""Letters in the name of a collection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,11 @@ def ensure(database: Database, name: str, contract: ModelContract) -> Collection
     """The collection of that name, created with `contract` if there is none.
 
     Raises:
+        UsageError: that is no name.
         ContractError: it exists with another model's contract.
     """
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise UsageError(f"{name!r} is no name for a collection: 1 to {LONGEST_NAME} letters")
     with database.write() as connection:
         connection.execute(
             insert_new(connection, CollectionRow).values(

@@ -131,6 +131,8 @@ class Database:
                 yield connection
         except SQLAlchemyError as err:
             raise _translate(err, self.where) from err
+        except UnicodeEncodeError as err:
+            raise UsageError(f"{err.object!r} is not valid text, and cannot be stored") from err
 
     def peek(self, statement: Select[*tuple[Any, ...]], **values: int) -> list[Any]:
         """The rows of a small SELECT outside any transaction, in a tenth of the time of `read`.
@@ -348,7 +350,9 @@ def _translate(err: SQLAlchemyError, where: str) -> Exception:
     if "disk is full" in lower or "no space left" in lower:
         return DiskFullError(f"{where}: no space left; free some and run the same command again")
     if "readonly" in lower or "read-only" in lower:
-        return LibraryError(f"{where}: the database or its directory is read-only")
+        return LibraryError(
+            f"{where}: the database or its directory is read-only; SQLite writes there even to read"
+        )
     if "not a database" in lower or "malformed" in lower or "disk image" in lower:
         return StoreError(
             f"{where}: the database is damaged ({message}); restore it from a backup "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,33 +35,60 @@ def snapshot(
     Raises:
         ModelChangedError: the collection went over to another model since it was looked up.
     """
-    with sized_snapshot(database, collection) as (revision, _, batches):
-        yield revision, batches
+    with remaining(database, collection, 0, 0) as rest:
+        yield rest.revision, rest.batches
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What whoever copied a part of the faces has still to copy.
+
+    Attributes:
+        revision: the collection's revision that this is at.
+        size: faces of the collection.
+        removed: (N,) int64 faces that were removed since it was begun.
+        batches: the faces to copy, in batches by ascending id.
+    """
+
+    revision: int
+    size: int
+    removed: I64
+    batches: Iterator[FaceRows]
 
 
 @contextmanager
-def sized_snapshot(
-    database: Database, collection: Collection
-) -> Iterator[tuple[int, int, Iterator[FaceRows]]]:
-    """`snapshot`, with the number of faces before the batches."""
+def remaining(
+    database: Database, collection: Collection, since: int, after: int
+) -> Iterator[Remaining]:
+    """What is left of a copy that was begun: `snapshot`, without what is copied and as it was.
+
+    Args:
+        database: the store.
+        collection: whose faces.
+        since: the revision that the copy was begun at; 0 for a new one.
+        after: the face id up to which it came; 0 for a new one.
+
+    Raises:
+        ModelChangedError: the collection went over to another model since it was looked up.
+    """
     with database.read() as connection:
         require_unchanged(connection, collection)
         revision = connection.execute(
             select(CollectionRow.revision).where(CollectionRow.id == collection.id)
         ).scalar_one()
         size = _size(connection, collection)
-        result = connection.execution_options(yield_per=BATCH).execute(
-            vectors.faces(collection)
-            .where(FaceRow.collection_id == collection.id)
-            .order_by(FaceRow.id)
-        )
+        removed = _removed(connection, collection, since) if since else []
+        wanted = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
+        if after:
+            wanted = wanted.where((FaceRow.id > after) | vectors.changed_since(collection, since))
+        result = connection.execution_options(yield_per=BATCH).execute(wanted.order_by(FaceRow.id))
 
         def batches() -> Iterator[FaceRows]:
             for part in result.partitions():
                 yield _rows(part, collection.contract.dim)
             connection.rollback()
 
-        yield revision, size, batches()
+        yield Remaining(revision, size, np.array(removed, np.int64), batches())
 
 
 def changes(database: Database, collection: Collection, since: int) -> Changes:
@@ -90,13 +118,7 @@ def changes_and_size(
                 .where(vectors.changed_since(collection, since))
                 .order_by(FaceRow.id)
             ).all()
-            removed = list(
-                connection.execute(
-                    select(RemovalRow.face_id).where(
-                        RemovalRow.collection_id == collection.id, RemovalRow.revision > since
-                    )
-                ).scalars()
-            )
+            removed = _removed(connection, collection, since)
         size = _size(connection, collection) if sized else 0
         return Changes(
             revision, _rows(rows, collection.contract.dim), np.array(removed, dtype=np.int64)
@@ -201,6 +223,14 @@ def _chosen(
         for start in range(0, len(ids), _LOOKUP):
             rows += connection.execute(query.where(column.in_(ids[start : start + _LOOKUP])))
     return _rows(sorted(rows, key=lambda row: row[0]), collection.contract.dim)
+
+
+def _removed(connection: Connection, collection: Collection, since: int) -> list[int]:
+    """Faces that were removed after a revision."""
+    query = select(RemovalRow.face_id).where(
+        RemovalRow.collection_id == collection.id, RemovalRow.revision > since
+    )
+    return list(connection.execute(query).scalars())
 
 
 def _size(connection: Connection, collection: Collection) -> int:

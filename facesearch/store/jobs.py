@@ -19,7 +19,7 @@ from facesearch.errors import NotFoundError
 from facesearch.store import processes
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
-from facesearch.store.paths import to_text
+from facesearch.store.paths import from_text, to_text
 from facesearch.store.tables import (
     CollectionRow,
     FileRow,
@@ -207,7 +207,8 @@ def _jobs(connection: Connection, *conditions: ColumnElement[bool]) -> list[Job]
         mine = tuple(workers.get(id_, ()))
         killed = state == RUNNING and mine and not any(worker.alive for worker in mine)
         status_ = DEAD if killed else state
-        jobs.append(Job(id_, name, kind, tuple(sources), status_, detail, started, finished, mine))
+        named = tuple(map(from_text, sources))
+        jobs.append(Job(id_, name, kind, named, status_, detail, started, finished, mine))
     return jobs
 
 

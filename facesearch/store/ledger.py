@@ -268,7 +268,8 @@ def forget_unreachable(
     """Drop failures to reach or list things at or under `sources` (absolute paths) before a walk.
 
     The walk records anew what still cannot be reached; what is reachable again, or no longer there,
-    must not stay listed.
+    must not stay listed. A file of which something is stored is not forgotten: what it holds would
+    belong to no file any more.
     """
     roots = tuple(source.rstrip("/") + end for source in sources for end in ("/", "!/"))
     with database.write() as connection:
@@ -276,6 +277,7 @@ def forget_unreachable(
             select(FileRow.id, FileRow.path).where(
                 FileRow.collection_id == collection.id,
                 FileRow.state == FAILED,
+                FileRow.photo_id.is_(None),
                 FileRow.lease.is_(None),
                 FileRow.reason.in_([Reason.MISSING.value, Reason.UNREADABLE.value])
                 | ((FileRow.size == 0) & (FileRow.mtime_ns == 0)),

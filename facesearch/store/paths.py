@@ -22,6 +22,11 @@ def to_text(path: str) -> str:
     return path
 
 
+def as_name(name: str) -> str:
+    """A file's name as valid text for people: what is no UTF-8 in it is escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def prefixes(path: str) -> list[str]:
     """What the texts of all paths in a folder, an archive or a video begin with."""
     ends = "/", "!/", "#t="

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
@@ -52,7 +51,7 @@ def under(
         return [Recorded(id_, from_text(path)) for id_, path in connection.execute(query)]
 
 
-def missing(database: Database, files: Sequence[Recorded], since: datetime) -> tuple[int, int]:
+def missing(database: Database, files: Sequence[Recorded]) -> tuple[int, int]:
     """Record that files are not there any more.
 
     A file whose bytes lie elsewhere too leaves that place alone behind; one of which nothing was
@@ -62,10 +61,10 @@ def missing(database: Database, files: Sequence[Recorded], since: datetime) -> t
     Args:
         database: the store.
         files: those that are missing.
-        since: bytes that were first seen elsewhere after this count as moved.
 
     Returns:
-        The number of files moved, and of files gone; videos are not counted, their frames are.
+        The number of files whose bytes lie elsewhere, moved there or as a copy, and of files gone;
+        videos are not counted, their frames are.
     """
     ids = [file.id for file in files]
     with database.write() as connection:
@@ -79,16 +78,12 @@ def missing(database: Database, files: Sequence[Recorded], since: datetime) -> t
                 select(FileRow.id, FileRow.photo_id).where(there, FileRow.state == GONE)
             ).all()
         )
-        other = select(FileRow.photo_id, func.max(FileRow.updated_at)).where(
-            FileRow.photo_id.in_({photo for photo in photos.values() if photo is not None}),
-            FileRow.state != GONE,
-        )
-        elsewhere = dict(connection.execute(other.group_by(FileRow.photo_id)).all())
+        held = {photo for photo in photos.values() if photo is not None}
+        other = select(FileRow.photo_id).where(FileRow.photo_id.in_(held), FileRow.state != GONE)
+        elsewhere = set(connection.execute(other).scalars())
         leaving = [file for file, photo in photos.items() if photo in elsewhere]
         connection.execute(delete(FileRow).where(FileRow.id.in_(leaving)))
-        newest = [elsewhere[photos[file]] for file in leaving]
-    moved = sum(at.replace(tzinfo=since.tzinfo) >= since for at in newest)
-    return moved, len(files) - moved - videos
+    return len(leaving), len(files) - len(leaving) - videos
 
 
 def gone(database: Database, collection: Collection, roots: Sequence[str]) -> int:

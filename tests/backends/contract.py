@@ -63,8 +63,8 @@ def filters(site: Files | Served) -> None:
             assert index.enrolled(scope) == (len(set(there)), len(there))
 
 
-class OfServer:
-    """What a server itself decides. The module that inherits these tests names their `site`."""
+class Contract:
+    """The module that inherits these tests names their `site`."""
 
     def test_takes_in_what_was_committed(self, site: Files | Served) -> None:
         queries = filled(site)
@@ -109,10 +109,6 @@ class OfServer:
         monkeypatch.setattr(remote, "_FEW", 0)
         filters(site)
 
-
-class Contract(OfServer):
-    """All of it: also what is decided here, the same for every server."""
-
     def test_filters(self, site: Files | Served) -> None:
         filters(site)
 
@@ -125,6 +121,15 @@ class Contract(OfServer):
         monkeypatch.setattr(remote, "_MOST_NAMED", 2)
         monkeypatch.setattr(remote, "_MOST_FETCHED", fetched)
         filters(site)
+
+    def test_more_queries_than_one_request_takes(
+        self, site: Files | Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(remote, "_TOGETHER", 5)
+        queries = filled(site)
+        site.build()
+        check(site, queries)
+        assert site.open().search(queries[:0], 3).ids.shape == (0, 3)
 
     def test_nothing_was_ever_built(self, site: Files | Served) -> None:
         check(site, units(np.random.default_rng(1), 2))

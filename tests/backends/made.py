@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sqlalchemy import Connection, delete, insert, update
 
 from facesearch.backends import sync
@@ -25,6 +26,10 @@ from tests.index.made import Truth
 
 DIM = 16
 CONTRACT = ModelContract("test", "0" * 64, "112x112 RGB", DIM)
+DIES = pytest.mark.flaky(
+    reruns=1, only_rerun=["BackendUnreachableError", "IncompleteError", "RuntimeError: Milvus"]
+)
+"""Of tests of a Milvus server, which dies where the machine stalls: once more, with another one."""
 
 
 @dataclass

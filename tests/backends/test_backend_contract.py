@@ -1,4 +1,4 @@
-"""FAISS, pgvector and Milvus Lite answer alike; Milvus itself: `test_milvus`."""
+"""FAISS, pgvector and Milvus Lite answer alike; a Milvus server, too: `test_milvus`."""
 
 from __future__ import annotations
 

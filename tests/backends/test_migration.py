@@ -20,6 +20,7 @@ from facesearch.migration import MARKER, migrate
 from facesearch.store import collections, transfer
 from facesearch.store.tables import CropRow, FaceRow, FileRow, IdentityRow, PhotoRow
 from tests import postgres
+from tests.backends.made import DIES
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +36,12 @@ def original(tmp_path_factory: pytest.TempPathFactory, demo_photos: Path) -> Pat
     return root
 
 
-def configured(root: Path, url: str = "", backend: str = "faiss") -> Path:
+def configured(
+    root: Path, url: str = "", backend: str = "faiss", vectors: str = "milvus.db"
+) -> Path:
     root.mkdir()
     index = f'[index]\nbackend = "{backend}"\n'
-    index += 'url = "milvus.db"\n' if backend == "milvus" else ""
+    index += f'url = "{vectors}"\nreplicas = 1\n' if backend == "milvus" else ""
     (root / "facesearch.toml").write_text(f'[store]\nurl = "{url}"\n{index}')
     return root
 
@@ -50,16 +53,20 @@ def answers(root: Path, probe: Path) -> list[object]:
     return [asdict(face) for face in answer.faces] + [asdict(face) for face in similar]
 
 
-@pytest.mark.parametrize("backend", ["pgvector", "milvus"])
+@DIES
+@pytest.mark.parametrize("kind", ["pgvector", "milvus-lite", "milvus"])
 def test_there_and_back(
     original: Path,
-    backend: str,
+    kind: str,
+    request: pytest.FixtureRequest,
     pgvector_server: postgres.Server,
     demo_photos: Path,
     tmp_path: Path,
 ) -> None:
     url = pgvector_server.database(f"test_{uuid.uuid4().hex}")
-    there = configured(tmp_path / "there", url, backend)
+    real = kind == "milvus"
+    vectors = request.getfixturevalue("milvus_server").url if real else "milvus.db"
+    there = configured(tmp_path / "there", url, kind.removesuffix("-lite"), vectors)
     back = configured(tmp_path / "back")
     with Engine.open(original) as source, Engine.create(there) as target:
         faces = source.counts().faces

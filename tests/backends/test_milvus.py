@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,28 +11,33 @@ import pytest
 
 from facesearch.backends import sync
 from facesearch.errors import BackendError, BackendUnreachableError, IncompleteError
-from facesearch.store import collections, migrate
+from facesearch.store import collections, feed, migrate
 from facesearch.store.database import Database, sqlite_url
-from facesearch.values import F32, Matches
+from facesearch.values import F32, FaceRows, Matches
 from tests import milvus
-from tests.backends.contract import OfServer
-from tests.backends.made import CONTRACT, Library, Served
+from tests.backends.contract import Contract
+from tests.backends.made import CONTRACT, DIES, Library, Served
 from tests.index.made import TOLERANCE, people, units
 
+pytestmark = DIES
+
 PEOPLE, EACH, DIM = 1500, 2, 16
-PATIENT_S = 300.0
-"""A stall in mid-request is not a failure."""
+COLLECTION = 1, 0
 
 
 @pytest.mark.parametrize("site", ["milvus"], indirect=True)
-class TestOfServer(OfServer):
-    """What Milvus Lite need not do alike; the rest of the suite is asked of that."""
+class TestContract(Contract):
+    """The one suite."""
 
 
-def graph(server: milvus.Server, root: Path) -> Served:
+@pytest.fixture(scope="module")
+def served(
+    milvus_server: milvus.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """3,000 faces in a graph."""
-    from facesearch.backends.milvus import Milvus, Tuning
+    from facesearch.backends.milvus import Milvus
 
+    root: Path = tmp_path_factory.mktemp("library")
     database = Database(sqlite_url(root / "library.db"))
     migrate.upgrade(database)
     uuid_ = database.ensure_library()
@@ -41,36 +45,16 @@ def graph(server: milvus.Server, root: Path) -> Served:
     rng = np.random.default_rng(11)
     faces = people(rng, PEOPLE, EACH, DIM)
     library.add(faces, np.repeat(np.arange(1, PEOPLE + 1), EACH))
-    tuning = Tuning(exact_rows=0, effort=512)
     served = Served(
         library,
         lambda: Milvus(
-            server.url, uuid_, (library.collection.id, 0), PATIENT_S, replicas=1, tuning=tuning
+            milvus_server.url, uuid_, (library.collection.id, 0), 60, replicas=1, exact_rows=0
         ),
     )
     served.build()
-    return served
-
-
-@pytest.fixture(scope="module")
-def served(
-    milvus_server: milvus.Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
-    served = graph(milvus_server, tmp_path_factory.mktemp("library"))
     yield served
     served.backend.close()
-    served.library.database.close()
-
-
-@pytest.fixture
-def mortal() -> Iterator[milvus.Server]:
-    """A server that may be killed, for `make test-servers`: it does not outlast a stall of 20 s."""
-    if os.environ.get("FACESEARCH_TEST_MILVUS") != "1":
-        pytest.skip("a Milvus server that is killed: make test-servers")
-    server = milvus.Server()
-    server.start()
-    yield server
-    server.remove()
+    database.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +122,7 @@ def test_nobody_answers(served: Served, queries: F32, milvus_server: milvus.Serv
 def test_rows_that_are_lost_are_not_overlooked(served: Served, queries: F32) -> None:
     from pymilvus import MilvusClient
 
-    client = hasty(served, 15.0)
+    client = hasty(served)
     state = client.backend.state()
     assert state is not None
     library_id = state.library_id.replace("-", "")
@@ -167,6 +151,46 @@ def test_one_replica_where_two_are_asked_for(served: Served) -> None:
     two.close()
 
 
+def test_killed_while_it_is_filled(
+    served: Served,
+    queries: F32,
+    milvus_server: milvus.Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from facesearch.backends import milvus as ours
+
+    monkeypatch.setattr(feed, "BATCH", 500)
+    monkeypatch.setattr(ours, "_MARK_ROWS", 500)
+    client = hasty(served)
+    before = client.backend.state()
+    assert isinstance(client.backend, ours.Milvus)
+    send = client.backend._client.send
+    sent: list[int] = []
+
+    def dying(name: str, rows: FaceRows) -> None:
+        if len(sent) == 3:
+            milvus_server.kill()
+        send(name, rows)
+        sent.append(len(rows))
+
+    monkeypatch.setattr(client.backend._client, "send", dying)
+    with pytest.raises(BackendUnreachableError):
+        client.build()
+    client.backend.close()
+    milvus_server.start()
+    left = served.backend.unfinished()
+    assert left is not None
+    assert left.filled == 1500
+    assert served.backend.state() == before
+    served.build()
+    state = served.backend.state()
+    assert state is not None
+    assert (state.name, state.rows, state.filled) == (left.name, 3000, None)
+    library = served.library
+    assert not any(sync.verify(served.backend, library.home, library.database, library.collection))
+    check(served, queries)
+
+
 def held(served: Served) -> frozenset[object]:
     """Which nodes hold which segments, by Milvus itself."""
     from facesearch.backends.milvus_link import Link
@@ -180,23 +204,26 @@ def held(served: Served) -> frozenset[object]:
     return found
 
 
-def test_killed_and_started_again(queries: F32, mortal: milvus.Server, tmp_path: Path) -> None:
-    served = graph(mortal, tmp_path)
+def test_killed_and_started_again(
+    served: Served, queries: F32, milvus_server: milvus.Server
+) -> None:
     library = served.library
     before = held(served)
     assert before
     assert held(served) == before
     new = library.add(queries[:1], 2000)
     served.push()
+    pushed = served.backend.state()
     client = hasty(served)
     index = client.open()
-    mortal.kill()
+    milvus_server.kill()
     with pytest.raises(BackendUnreachableError):
         index.search(queries, 3)
     library.remove([20])
     with pytest.raises(BackendUnreachableError):
         client.push()
-    mortal.start()
+    milvus_server.start()
+    assert served.backend.state() == pushed
     found = served.open().search_identities(queries, 3)  # waits until the rows are loaded again
     checked(served, queries, found)
     assert found.ids[0, 0] == new[0]
@@ -205,5 +232,3 @@ def test_killed_and_started_again(queries: F32, mortal: milvus.Server, tmp_path:
     assert served.open().status().superseded == 0
     check(served, queries)
     client.backend.close()
-    served.backend.close()
-    library.database.close()

@@ -137,6 +137,7 @@ def test_partial_failure_is_exit_code_3(run: Run, library: Path, tmp_path: Path)
         (["enroll", "/no/such/list.csv"], 1, "cannot be read"),
         (["enroll", "/no/such/folder"], 2, "/no/such/folder"),
         (["enroll", "x.jpg", "--face", "1"], 2, "--name"),
+        (["enroll", "x.jpg", "--name", " "], 2, "--name is empty"),
         (["identities", "show", "Nobody"], 1, "no identity 'Nobody'"),
         (["identities", "list", "--where", "team"], 2, "KEY=VALUE"),
         (["identities", "list", "-c", "other"], 1, "no collection 'other'"),
@@ -275,3 +276,37 @@ def test_the_index_is_tuned_explained_compacted_and_checked(
     code, out, _ = run("index", "verify", "-L", library, "--json")
     assert (code, loads(out)["ok"]) == (1, False)
     assert "checksum" in loads(out)["problems"][0]["detail"]
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'facesearch.cli.main': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "from facesearch.cli.start import main; main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (run.returncode, run.stderr) == (130, b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--version"])
+def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path, option: str) -> None:
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "facesearch.cli.main", "-L", tmp_path / "a", option, "init"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert run.returncode == 1
+    line = b"facesearch: the result cannot be written: No space left on device\n"
+    assert run.stderr == line
+
+
+def test_without_any_output(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m facesearch.cli.main -L '{tmp_path}/a' init >&- 2>&-"
+    assert subprocess.run(command, shell=True, check=False).returncode == 0
+    assert (tmp_path / "a" / "facesearch.toml").is_file()

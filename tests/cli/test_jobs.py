@@ -88,8 +88,20 @@ def test_pruning_asks_first(run: Run, album: Path) -> None:
         return int(json.loads(run("stats", "--json")[1])["photos"])
 
     assert stored() == 3
+    code, out = run("ingest", album, "--prune")  # nobody answers
+    assert (code, out.split()[:2]) == (0, ["3", "files:"])
+    assert run("ingest", album, "--prune", "--json") == (2, "")
+    assert stored() == 3
     run("ingest", album, "--prune", "--yes")
     assert stored() == 2
+
+
+def test_an_empty_source_is_not_the_working_directory(
+    run: Run, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(album)
+    assert run("ingest", "")[0] == 2
+    assert json.loads(run("stats", "--json")[1])["files"] == 0
 
 
 def test_metrics_are_left_behind(run: Run, album: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "TICK_S", 1000.0)  # told when it is called alone
     return clock
 
 
@@ -75,6 +76,21 @@ def test_rates_are_of_the_last_minute(clock: Clock) -> None:
     assert photos == 0
 
 
+def test_what_was_done_is_told_when_it_is_stopped(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        with Progress("ingest") as tell:
+            clock.now += 4
+            tell(Report(files=50, photos=20, faces=30, failed=8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    line = "ingest: 28 files, 20 photos (5.0/s), 30 faces (7.5/s), 0 duplicates, 8 failed\n"
+    assert capsys.readouterr().err == line
+
+
 def test_metrics_are_there_from_beginning_to_end(clock: Clock, tmp_path: Path) -> None:
     path = tmp_path / "facesearch.prom"
     with Progress("ingest", metrics=path) as tell:
@@ -89,6 +105,23 @@ def test_metrics_are_there_from_beginning_to_end(clock: Clock, tmp_path: Path) -
     assert (found["facesearch_ingest_running"], found["facesearch_ingest_job"]) == (0, 7)
     assert found["facesearch_ingest_seconds"] == 11
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_it_goes_on_telling_while_nothing_is_heard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("TICK_S", "EVENT_S", "METRICS_S"):
+        monkeypatch.setattr(progress, name, 0.01)
+    path = tmp_path / "facesearch.prom"
+    with Progress("ingest", metrics=path, events=True) as tell:
+        tell(Report(files=9, photos=3))
+        first, deadline = figures(path)["facesearch_ingest_seconds"], time.monotonic() + 60
+        while (later := figures(path))["facesearch_ingest_seconds"] <= first:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert later["facesearch_ingest_photos"] == 3
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert "progress" in events
 
 
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ def test_jsonl(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "a.jpg", "identity"\n', r"a\.jsonl:1: not JSON"),
         ("a.jsonl", "[1]\n", r"a\.jsonl:1: not a JSON object"),
         ("a.jsonl", "\xff\xfe", r"a\.jsonl: cannot be read|not JSON"),
+        ("a.jsonl", '{"path": ' + "[" * 100_000, r"a\.jsonl:1: not JSON"),
+        ("a.jsonl", '{"path": "a\\ud800.jpg", "identity": "A"}', r"a\.jsonl:1: a character"),
+        ("a.jsonl", '{"path": "a\\u0000.jpg", "identity": "A"}', r"a\.jsonl:1: a character"),
+        ("a.jsonl", '{"metadata": {"x": ["\\ud800"]}}', r"a\.jsonl:1: a character"),
+        ("a.csv", "path,identity\na\0.jpg,A\n", r"a\.csv:2: a character|cannot be read as CSV"),
     ],
 )
 def test_a_malformed_manifest_names_the_line(
@@ -86,3 +92,14 @@ def test_a_folder_without_people(tmp_path: Path) -> None:
         list(from_folders(tmp_path, {}))
     with pytest.raises(UsageError, match="not a folder"):
         list(from_folders(tmp_path / "a.jpg", {}))
+
+
+def test_a_folder_whose_name_is_no_text_is_a_person_still(tmp_path: Path) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), b"Jos\xe9")
+    try:
+        os.mkdir(folder)
+    except OSError:  # as on macOS, where names are UTF-8
+        return
+    open(os.path.join(folder, b"1.jpg"), "wb").close()
+    (entry,) = from_folders(tmp_path, {})
+    assert entry.person.name == "Jos\\xe9"

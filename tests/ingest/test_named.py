@@ -61,3 +61,25 @@ def test_names_in_photos_become_identities(tmp_path: Path, demo_photos: Path) ->
         assert (again.enrolled, again.unchanged) == (0, 2)
         with pytest.raises(UsageError, match="from_xmp"):
             engine.enroll([], from_xmp=True)
+
+
+def test_names_beside_photos(tmp_path: Path, demo_photos: Path) -> None:
+    """In files of their own, where programs write what they do not write into photos."""
+    ada, bob, *_ = sorted((demo_photos / "people").rglob("*.jpg"))
+    album = tmp_path / "album"
+    album.mkdir()
+    (album / "ada.jpg").write_bytes(ada.read_bytes())
+    (album / "bob.jpg").write_bytes(bob.read_bytes())
+    (album / "film.mp4").write_bytes(b"names nobody")
+    with Engine.create(tmp_path / "library", embed_device="cpu") as engine:
+        for photo, sidecar in (("ada.jpg", "ada.jpg.xmp"), ("bob.jpg", "bob.XMP")):
+            found = engine.extract(album / photo)
+            x1, y1, x2, y2 = (found.detections.boxes[0] / (found.size * 2)).tolist()
+            area = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+            (album / sidecar).write_bytes(regions((photo, *area)))
+        report = engine.enroll(album, from_xmp=True)
+        assert (report.enrolled, report.failures) == (2, [])
+        assert [p.name for p in engine.identities()] == ["ada.jpg", "bob.jpg"]
+        (album / "bob.XMP").write_bytes(b"<x>")
+        report = engine.enroll(album, from_xmp=True)
+        assert [(Path(f.path).name, f.reason) for f in report.failures] == [("bob.XMP", "corrupt")]

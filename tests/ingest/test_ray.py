@@ -1,4 +1,4 @@
-"""Ingestion on a real Ray cluster that the tests start; only `make test-servers` runs it."""
+"""Ingestion on a real Ray cluster that the tests start; only `make test-ray` runs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from facesearch import Engine
 from tests import postgres
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("FACESEARCH_TEST_RAY") != "1", reason="`make test-servers` runs it"
+    os.environ.get("FACESEARCH_TEST_RAY") != "1", reason="`make test-ray` runs it"
 )
 
 PHOTOS = 1200

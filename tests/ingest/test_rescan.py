@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_a_moved_file_keeps_its_faces(
     assert set(paths(engine)) == {"000.png", "002.png", "new.png"}
 
 
+def test_what_moved_before_a_rescan_is_not_said_to_be_gone(
+    engine: Engine, make_album: Album
+) -> None:
+    album = make_album(2)
+    engine.ingest([album])
+    (album / "001.png").rename(album / "new.png")
+    engine.ingest([album])
+    report = engine.ingest([album], rescan=True)
+    assert (report.moved, report.gone, engine.gone([album])) == (1, 0, 0)
+
+
 def test_a_changed_file_leaves_no_old_face(engine: Engine, make_album: Album) -> None:
     album = make_album(3)
     engine.ingest([album])
@@ -61,6 +73,28 @@ def test_a_changed_file_leaves_no_old_face(engine: Engine, make_album: Album) ->
     after = vectors(engine)
     assert len(after) == 2
     assert after.items() < before.items()
+
+
+def test_a_file_that_could_not_be_read_meanwhile_leaves_no_old_face(
+    engine: Engine, make_album: Album
+) -> None:
+    album = make_album(3)
+    photo, gone = album / "000.png", album / "001.png"
+    engine.ingest([photo, gone])
+    before = vectors(engine)
+    for path in (photo, gone):
+        path.unlink()
+        os.mkfifo(path)
+    report = engine.ingest([photo, gone])
+    assert [f.reason for f in report.failures] == ["unreadable"] * 2
+    assert vectors(engine) == before  # what it holds now is not known
+    photo.unlink()
+    gone.unlink()
+    (album / "002.png").rename(photo)
+    report = engine.ingest([album], rescan=True)
+    assert (report.changed, report.faces_removed, report.faces, report.gone) == (1, 1, 1, 1)
+    assert paths(engine) == {"000.png": "done", "001.png": "gone"}
+    assert len(vectors(engine)) == 2
 
 
 def test_gone_files_are_noticed_and_pruned_only_when_asked(
@@ -106,3 +140,13 @@ def test_a_damaged_file_that_is_gone_is_forgotten(engine: Engine, make_album: Al
     (album / "damaged.png").unlink()
     engine.ingest([album], rescan=True)
     assert list(engine.failures()) == []
+
+
+def test_a_clock_that_was_put_back_hides_nothing(engine: Engine, make_album: Album) -> None:
+    album = make_album(1)
+    (album / "damaged.png").write_bytes(b"no picture")
+    engine.ingest([album])
+    with engine.database.write() as connection:
+        connection.exec_driver_sql("UPDATE files SET updated_at = '2099-01-01 00:00:00.000000'")
+    report = engine.ingest([album], retry_failed=True)
+    assert (report.failed, report.unchanged, report.elsewhere) == (1, 1, 0)

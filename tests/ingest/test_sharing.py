@@ -97,7 +97,8 @@ def test_ctrl_c_reaches_every_member(make_album: Album, tmp_path: Path) -> None:
         team = ingest(tmp_path / "library", album, "--workers", "2", say=True)
         while not engine.counts().files and team.poll() is None:
             time.sleep(0.005)
-        team.send_signal(signal.SIGINT)
+        for again in (signal.SIGINT, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            team.send_signal(again)
         _, err = team.communicate(timeout=120)
         assert team.returncode in {130, 0}  # 0: it had finished just then
         assert b"Traceback" not in err
@@ -111,6 +112,33 @@ def test_ctrl_c_reaches_every_member(make_album: Album, tmp_path: Path) -> None:
             assert connection.exec_driver_sql(held).scalar() == 0
         engine.ingest([album])
         assert states(engine) == {("done", 1): 100}
+
+
+def test_ctrl_c_again_ends_it_at_once() -> None:
+    code = (
+        "import signal, time; from facesearch.cli.photos import _stoppable\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
+        "with _stoppable(True):\n"
+        "    print('begun', flush=True)\n"
+        "    try: time.sleep(60)\n"
+        "    finally: time.sleep(60)"  # what is in hand takes long
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert run.stdout is not None
+    assert run.stderr is not None
+    assert run.stdout.readline() == b"begun\n"
+    run.send_signal(signal.SIGINT)
+    assert run.stderr.readline() == b"\n"
+    assert b"again" in run.stderr.readline()
+    run.send_signal(signal.SIGINT)  # the same one, passed on
+    run.send_signal(signal.SIGTERM)
+    time.sleep(1.2)
+    assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=30)[1] == b""
+    assert run.returncode == 130
 
 
 def test_a_member_that_dies_leaves_its_work_to_the_others(

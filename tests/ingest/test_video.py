@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +86,46 @@ def test_frames_are_sampled_and_found_again(
     assert caught.value.reason is Reason.MISSING
     assert split(str(path)) is None
     assert len(list(sampled(str(path), 0.01, LIMITS))) == FRAMES  # never the same frame twice
+
+
+def at_any_time(path: Path, steps: list[tuple[int, int]]) -> list[float]:
+    """Give an .mp4's frames other times, as telephones do: (frames, units each lasts) in turn.
+
+    Only the table of times is replaced (`stts`, ISO/IEC 14496-12, 8.6.1.2), and the sizes of the
+    boxes around it grow, which here are behind the frames. In all, frames take as long as before.
+
+    Returns:
+        The time of each frame, seconds.
+    """
+    data = bytearray(path.read_bytes())
+    at = data.index(b"stts") - 4
+    (old, _, entries, frames, length) = struct.unpack_from(">I4xIIII", data, at)
+    assert (entries, frames * length) == (1, sum(n * units for n, units in steps))
+    table = struct.pack(f">4sII{2 * len(steps)}I", b"stts", 0, len(steps), *sum(steps, ()))
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        box = data.rindex(name, 0, at) - 4
+        (size,) = struct.unpack_from(">I", data, box)
+        struct.pack_into(">I", data, box, size + 4 + len(table) - old)
+    data[at : at + old] = struct.pack(">I", 4 + len(table)) + table
+    path.write_bytes(data)
+    lengths = [units / (length * RATE) for n, units in steps for _ in range(n)]
+    return [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+def test_times_are_those_of_frames_that_come_as_they_like(tmp_path: Path) -> None:
+    film = [np.zeros((120, 160, 3), np.uint8) for _ in range(FRAMES)]
+    for number, pixels in enumerate(film):
+        pixels[:, : 2 * number] = 255
+    path = write_video(tmp_path / "film.mp4", film)
+    (length,) = struct.unpack_from(">I", path.read_bytes(), path.read_bytes().index(b"stts") + 16)
+    steps = [(30, length // 2), (10, 3 * length), (20, length // 2), (20, 5 * length // 4)]
+    times = at_any_time(path, steps)
+    samples = list(sampled(str(path), 0.5, LIMITS))
+    for seconds, data in samples:
+        shown = int((decode(data, "", LIMITS).pixels.mean(axis=(0, 2)) > 128).sum()) // 2
+        assert seconds == pytest.approx(times[shown], abs=0.002)
+        assert frame(str(path), seconds, LIMITS) == data
+    assert len(samples) == 8
 
 
 def test_a_face_is_kept_once_where_it_is_seen_best(
@@ -205,6 +247,14 @@ def test_damaged_videos(
     assert library.ingest([album], retry_failed=True).faces == 0
     with pytest.raises(UsageError, match="above zero"):
         Engine.open(library.root, ingest_video_every=0.0).ingest([album])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that gives an I/O error")
+def test_a_video_that_cannot_be_read_is_tried_again(library: Engine, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").symlink_to("/proc/self/mem")
+    for _ in range(2):
+        (failure,) = library.ingest([tmp_path / "a.mp4"]).failures
+        assert (failure.reason, "nput/output" in failure.detail) == ("unreadable", True)
 
 
 def test_tracks() -> None:

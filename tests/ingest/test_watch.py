@@ -52,6 +52,16 @@ def test_hanging_work_costs_nobody_else(pipe: int) -> None:
     pool.shutdown()  # waits for no stuck thread
 
 
+def test_no_thread_is_left_behind_at_the_end() -> None:
+    """One that Python ends with itself may end the whole process with SIGABRT."""
+    before = set(threading.enumerate())
+    pool = WatchedPool[int](4, 60, late)
+    assert [pool.submit(abs, -i).result(10) for i in range(8)] == list(range(8))
+    assert len(set(threading.enumerate()) - before) == 5
+    pool.shutdown()
+    assert set(threading.enumerate()) <= before
+
+
 def test_waiting_for_others_and_getting_on_take_no_time() -> None:
     pool = WatchedPool[int](2, 0.3, late)
 

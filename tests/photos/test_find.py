@@ -48,11 +48,16 @@ def test_photos_by_suffix_in_order(tmp_path: Path) -> None:
 
 
 def test_everything_else_is_reported(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "b.txt", "c.TXT", "d", "e.avif", ".f.jpg", ".g/h.jpg", "i/j.txt")
+    touch(tmp_path, "a.jpg", "b.txt", "c.TXT", "d", "e.svg", ".f.jpg", ".g/h.jpg", "i/j.txt")
     os.mkfifo(tmp_path / "k.jpg")
     ignored = Counter(item.suffix for item in find([tmp_path]) if isinstance(item, Ignored))
-    assert ignored == {".txt": 3, NO_SUFFIX: 1, ".avif": 1, HIDDEN: 2, SPECIAL: 1}
+    assert ignored == {".txt": 3, NO_SUFFIX: 1, ".svg": 1, HIDDEN: 2, SPECIAL: 1}
     assert photos([tmp_path]) == [tmp_path / "a.jpg"]
+
+
+def test_photos_that_cannot_be_decoded_are_not_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a.AVIF", "b.jp2", "c.jxl", "d.psd")
+    assert [path.name for path in photos([tmp_path])] == ["a.AVIF", "b.jp2", "c.jxl", "d.psd"]
 
 
 def test_a_file_that_is_named_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -102,6 +102,40 @@ def test_time_and_place(form: str) -> None:
     assert position(exif) == pytest.approx((-33.85667, 151.20833), abs=1e-4)
 
 
+def heic(**options: Any) -> bytes:
+    pytest.importorskip("pi_heif", reason="needs the extra heif")
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pi-heif does not encode")
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(photo())) as plain:
+        written = pillow_heif.from_pillow(plain)
+    written.save(buffer, exif=blocks(photo())[0], **options)
+    return buffer.getvalue()
+
+
+def test_time_and_place_of_heic() -> None:
+    exif = blocks(heic())[0]
+    assert taken_at(exif) == datetime(2019, 6, 30, 12, 34, 56)
+    assert position(exif) == pytest.approx((-33.85667, 151.20833), abs=1e-4)
+    whole = heic()
+    for end in range(8, len(whole), 97):
+        assert taken_at(blocks(whole[:end])[0]) in {None, datetime(2019, 6, 30, 12, 34, 56)}
+
+
+def test_time_in_camera_raw() -> None:
+    """Made up after the formats' layouts; what RAW files are built as TIFF needs nothing more."""
+    jpeg, time_ = photo(), datetime(2019, 6, 30, 12, 34, 56)
+    exif = blocks(jpeg)[0]
+    order = exif[:2]
+    for magic in (b"RO", b"RS", b"U\0") if order == b"II" else (b"OR",):
+        assert taken_at(blocks(order + magic + exif[4:])[0]) == time_
+    fuji = b"FUJIFILMCCD-RAW".ljust(84) + struct.pack(">II", 92, len(jpeg)) + jpeg
+    assert taken_at(blocks(fuji)[0]) == time_
+    canon = b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + struct.pack(">I", 8 + len(exif)) + b"CMT1"
+    assert taken_at(blocks(canon + exif)[0]) == time_
+    for damaged in (fuji[:90], fuji[:100], canon, canon[:-4], canon[:12]):
+        assert taken_at(blocks(damaged)[0]) is None
+
+
 def test_a_photo_that_says_nothing(samples: dict[str, bytes]) -> None:
     for data in [*samples.values(), b"", b"\xff\xd8", b"II*\0"]:
         exif, xmp = blocks(data)
@@ -125,6 +159,15 @@ def test_regions_in_every_format() -> None:
     for data in files:
         assert [r.name for r in named_faces(data, "", LIMITS)] == ["Ada L."]
     assert named_faces(photo(), "", LIMITS) == []
+
+
+def test_regions_in_heic_and_beside_a_photo() -> None:
+    xmp, other = digikam(0.3, 0.4, 0.1, 0.2), microsoft(0.7, 0.4, 0.1, 0.2)
+    assert [r.name for r in named_faces(heic(xmp=xmp), "", LIMITS)] == ["Ada L."]
+    both = named_faces(photo(xmp=xmp), "a.jpg", LIMITS, {"a.xmp": xmp, "a.jpg.xmp": other})
+    assert [round(r.box[0], 2) for r in both] == [0.25, 0.65]
+    with pytest.raises(PhotoError, match=r"a\.xmp: its XMP packet is damaged"):
+        named_faces(photo(xmp=xmp), "a.jpg", LIMITS, {"a.xmp": b"<x>"})
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

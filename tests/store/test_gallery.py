@@ -32,6 +32,14 @@ def test_enrolling_twice_changes_nothing(
     ]
 
 
+def test_a_name_that_is_no_text(
+    database: Database, collection: Collection, faces: list[int]
+) -> None:
+    with pytest.raises(UsageError, match="not valid text"):
+        gallery.assign(database, collection, [(faces[0], Person("\udcff"))])
+    assert gallery.listing(database, collection) == []
+
+
 def test_same_name_with_different_external_ids_are_different_people(
     database: Database, collection: Collection, faces: list[int]
 ) -> None:

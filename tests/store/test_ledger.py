@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from facesearch.errors import ContractError, NotFoundError, Reason, StoreError
+from facesearch.errors import ContractError, NotFoundError, Reason, StoreError, UsageError
 from facesearch.store import collections, feed, ledger
 from facesearch.store.collections import Collection
 from facesearch.store.database import Database
@@ -96,6 +96,13 @@ def test_writers_in_many_threads_lose_nothing(database: Database, collection: Co
         thread.join()
     assert ledger.counts(database).faces == 80
     assert collections.revision(database, collection.id) == 40
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a" * 201, "\udcff"])
+def test_what_is_no_name_for_a_collection(database: Database, name: str) -> None:
+    with pytest.raises(UsageError, match="no name for a collection"):
+        collections.ensure(database, name, CONTRACT)
+    assert collections.every(database) == []
 
 
 def test_a_collection_keeps_its_contract(database: Database, collection: Collection) -> None:

@@ -5,7 +5,7 @@
 
 Programs that are to reach it run in its network, too (`command`), where it is `URL`: real TCP, and
 packets that can be dropped. Everything dies with whoever made it. As root, with iproute2, nftables
-and `milvus==2.3.5`. A cluster needs three servers more: etcd, one that speaks Kafka, and one for S3.
+and `milvus==2.3.5`. A cluster needs three servers more: etcd, one that speaks Kafka, one for S3.
 The last two need an environment of their own: moto asks for a newer botocore than s3fs does.
 
     apt-get install etcd-server nftables

@@ -216,7 +216,7 @@ class Oracle:
         self._known: dict[tuple[int, int], Any] = {}
 
     def verdict(self, line: dict[str, Any]) -> str:
-        """ "right", "newer" or "wrong".
+        """Whether an answer is "right", "newer" or "wrong" (one of these words).
 
         A face that was committed after the answer's revision may be in it: the server may hold it
         already. What must not be is that a face is missing. Faces of equal score may stand for

@@ -316,6 +316,7 @@ def main() -> None:
     found = postgres.binaries()
     if found is None:
         sys.exit("no Postgres here")
+    at_first = record.header()  # the record of the first drill is a change before the second
     databases = postgres.Server(found)
     databases.create()
     try:
@@ -323,7 +324,7 @@ def main() -> None:
             home, site = Path(scratch), None
             for name in options.drills:
                 print(name, flush=True)
-                head = record.header()
+                head = record.header() | {"uncommitted_changes": at_first["uncommitted_changes"]}
                 head["versions"] |= {p: version(p) for p in ("milvus", "pymilvus")}
                 if name == "cluster":  # of generated faces
                     result = cluster_drill.drill(home, databases.database, options.kills)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -109,7 +110,7 @@ class Engine(Upgrades):
                 the caller's main module to be importable (`if __name__ == "__main__"`).
             on: a Ray cluster that does the work: `ray://HOST:PORT`, another address that `ray.init`
                 takes, or "local-ray" for a Ray of its own on this machine.
-            progress: called with the report so far after every batch.
+            progress: called with the report so far after every batch, and at the end.
 
         Raises:
             UsageError: a source does not exist, or is a pattern with `rescan`; a setting is out of
@@ -147,6 +148,7 @@ class Engine(Upgrades):
             report = self._shared(on, task, workers, self._tending(target, progress))
             if rescan:
                 look_for(self.database, target, roots, report)
+        progress(replace(report))
         if report.faces:
             self._rebuild_if_due(collection)
         return report
@@ -238,6 +240,7 @@ class Engine(Upgrades):
         ):
             report = enroll(worker, entries, counted, move=move)
         report.ingest.ignored |= ignored
+        progress(replace(counted))
         self._rebuild_if_due(collection)
         report.not_enrolled += failures
         report.doubts += self._review(self.collection(collection), report.face_ids)

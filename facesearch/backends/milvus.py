@@ -79,6 +79,7 @@ class Milvus:
         self.where = url
         self._client = Client(url, token, timeout_s, 1 if url.endswith(".db") else replicas)
         self._exact_rows = exact_rows
+        self._usual = load_recipe("hnsw", self.kind)
         self._prefix = "facesearch_{}_{}s{}".format(library_id.replace("-", ""), *collection)
         self._seen: tuple[tuple[str, int], float] = ("", 0), 0.0
         self._holders: tuple[str, frozenset[object]] = "", frozenset()
@@ -89,7 +90,7 @@ class Milvus:
 
     def default(self, rows: int) -> IndexSpec:
         """As `Backend.default`."""
-        return load_recipe("exact" if rows <= self._exact_rows else "hnsw", self.kind)
+        return load_recipe("exact", self.kind) if rows <= self._exact_rows else self._usual
 
     def require(self, spec: IndexSpec) -> None:
         """As `Backend.require`."""
@@ -189,7 +190,7 @@ class Milvus:
 
     def _params(self, state: State, k: int) -> dict[str, int]:
         """Search parameters; a collection that was built exact has none, and ignores them."""
-        spec = state.spec or load_recipe("hnsw", self.kind)
+        spec = state.spec or self._usual
         if spec.parameter == "nprobe":
             return {"nprobe": min(spec.value, spec.lists_for(state.rows))}
         return {"ef": max(spec.value, k)} if spec.parameter else {}

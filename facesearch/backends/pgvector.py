@@ -70,11 +70,12 @@ class PgVector:
         self._key = "{}s{}".format(*collection)
         self._timeout_ms = max(1, round(1000 * timeout_s))
         self._exact_rows = exact_rows
+        self._usual = load_recipe("hnsw", self.kind)
         self.where = f"{database.where}, schema {SCHEMA}"
 
     def default(self, rows: int) -> IndexSpec:
         """As `Backend.default`."""
-        return load_recipe("exact" if rows <= self._exact_rows else "hnsw", self.kind)
+        return load_recipe("exact", self.kind) if rows <= self._exact_rows else self._usual
 
     def require(self, spec: IndexSpec) -> None:
         """As `Backend.require`."""
@@ -98,8 +99,7 @@ class PgVector:
         found = np.full((len(queries), k), -1, np.int64)
         with self._reading() as connection:
             self._require(connection, state)
-            spec = state.spec or load_recipe("hnsw", self.kind)
-            effort = min(self.widest, max(spec.value, k, 1))
+            effort = min(self.widest, max((state.spec or self._usual).value, k, 1))
             for setting in (
                 f"hnsw.ef_search = {effort}",
                 "hnsw.iterative_scan = relaxed_order",

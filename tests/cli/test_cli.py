@@ -278,6 +278,28 @@ def test_the_index_is_tuned_explained_compacted_and_checked(
     assert "checksum" in loads(out)["problems"][0]["detail"]
 
 
+@pytest.mark.parametrize(("option", "code"), [("--version", 0), ("--no-such", 2)])
+def test_a_process_with_torch_is_not_taken_apart(option: str, code: int) -> None:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import atexit, os, sys, types\n"
+            "sys.modules['torch'] = types.ModuleType('torch')\n"
+            "class Abort:\n"
+            "    def __del__(self): os._exit(7)\n"  # as C++ might when its statics are destroyed
+            "abort = Abort()\n"
+            "atexit.register(print, 'at exit')\n"
+            "from facesearch.cli.start import main; main()",
+            option,
+        ],
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == code
+    assert run.stdout.endswith(b"at exit\n")
+
+
 def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
     code = (
         "import sys\n"

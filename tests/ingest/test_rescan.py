@@ -8,6 +8,7 @@ import pytest
 
 from facesearch import Engine
 from facesearch.ingest.enroll import Entry
+from facesearch.ingest.report import Report
 from facesearch.store import feed
 from facesearch.store.gallery import Person
 
@@ -58,8 +59,10 @@ def test_what_moved_before_a_rescan_is_not_said_to_be_gone(
     engine.ingest([album])
     (album / "001.png").rename(album / "new.png")
     engine.ingest([album])
-    report = engine.ingest([album], rescan=True)
+    told: list[Report] = []
+    report = engine.ingest([album], rescan=True, progress=told.append)
     assert (report.moved, report.gone, engine.gone([album])) == (1, 0, 0)
+    assert told[-1].counts() == report.counts()  # the last that a program hears is all there is
 
 
 def test_a_changed_file_leaves_no_old_face(engine: Engine, make_album: Album) -> None:

@@ -114,31 +114,31 @@ def test_ctrl_c_reaches_every_member(make_album: Album, tmp_path: Path) -> None:
         assert states(engine) == {("done", 1): 100}
 
 
-def test_ctrl_c_again_ends_it_at_once() -> None:
+@pytest.mark.parametrize("same_s", [0, 1000])
+def test_ctrl_c_again_ends_it_at_once_unless_it_is_the_same(same_s: int) -> None:
     code = (
-        "import signal, time; from facesearch.cli.photos import _stoppable\n"
+        "import signal, sys; from facesearch.cli import photos\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
-        "with _stoppable(True):\n"
-        "    print('begun', flush=True)\n"
-        "    try: time.sleep(60)\n"
-        "    finally: time.sleep(60)"  # what is in hand takes long
+        f"photos.SAME_CTRL_C_S = {same_s}\n"
+        "with photos._stoppable(True):\n"
+        "    try: print('begun', flush=True); sys.stdin.read()\n"
+        "    finally: sys.stdin.read(); print('done', flush=True)"  # what was in hand
     )
-    run = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    pipe = subprocess.PIPE
+    run = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
     assert run.stdout is not None
     assert run.stderr is not None
     assert run.stdout.readline() == b"begun\n"
     run.send_signal(signal.SIGINT)
     assert run.stderr.readline() == b"\n"
     assert b"again" in run.stderr.readline()
-    run.send_signal(signal.SIGINT)  # the same one, passed on
     run.send_signal(signal.SIGTERM)
-    time.sleep(1.2)
-    assert run.poll() is None
     run.send_signal(signal.SIGINT)
-    assert run.communicate(timeout=30)[1] == b""
-    assert run.returncode == 130
+    if same_s:
+        assert run.communicate(timeout=60)[0] == b"done\n"
+    else:
+        assert run.wait(60) == 130
+        assert run.communicate(timeout=60) == (b"", b"")
 
 
 def test_a_member_that_dies_leaves_its_work_to_the_others(

@@ -36,7 +36,7 @@ SETTLE_S = 180.0
 SETTINGS = {
     "QUERYCOORD_AUTOBALANCE": "true",
     "QUERYCOORD_BALANCEINTERVALSECONDS": "10",
-    "DATACOORD_SEGMENT_MAXSIZE": "2",  # MiB: a dozen segments
+    "DATACOORD_SEGMENT_MAXSIZE": "2",  # MiB: several segments
 }
 """A node that comes back gets its share of the faces, and can be killed once more."""
 

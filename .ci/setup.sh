@@ -82,7 +82,7 @@ PROBE
 install_locked() {
   local torch build=()
   torch="$(grep '^torch==' requirements.lock)"
-  say "installing the packages of requirements.lock (about 400 MB to download)"
+  say "installing the packages of requirements.lock (about 460 MB to download)"
   grep -v '^torch==' requirements.lock > "$VENV/without-torch.txt"
   pip_install --no-deps -r "$VENV/without-torch.txt"
   if wants_cpu_torch; then build=(--extra-index-url "$CPU_INDEX"); fi  # else as pip finds it

@@ -167,8 +167,9 @@ class Told:
 
     Attributes:
         asked: questions, each a batch of queries.
-        right: answers that are the oracle's.
-        wrong: answers that are not: what must not be.
+        right: answers that miss nothing, by the oracle.
+        newer: of these, answers with faces, too, that were committed after their revision.
+        wrong: answers that are not right: what must not be.
         errors: by type.
         words: one message of every type.
         without_s: the longest time without a right answer, from the begin to the end.
@@ -178,6 +179,7 @@ class Told:
 
     asked: int
     right: int
+    newer: int
     wrong: int
     errors: dict[str, int]
     words: dict[str, str]
@@ -213,39 +215,47 @@ class Oracle:
         self._queries = [centred(batch, mean).astype(np.float64) for batch in queries]
         self._known: dict[tuple[int, int], Any] = {}
 
-    def right(self, line: dict[str, Any]) -> bool:
-        """Whether an answer is the exact one; faces of equal score may stand for each other."""
-        key = (
-            line["batch"],
-            int(np.searchsorted(np.unique(self._changed), line["revision"], "right")),
-        )
+    def verdict(self, line: dict[str, Any]) -> str:
+        """Whether an answer is "right", "newer" or "wrong" (one of these words).
+
+        A face that was committed after the answer's revision may be in it: the server may hold it
+        already. What must not be is that a face is missing. Faces of equal score may stand for
+        each other.
+        """
+        key = line["batch"], int((self._changed <= line["revision"]).sum())
         if key not in self._known:
             scores = self._queries[key[0]] @ self._faces[self._changed <= line["revision"]].T
             self._known[key] = np.sort(scores, axis=1)[:, ::-1][:, :TOP]
         ids = np.array(line["ids"])
         at = np.searchsorted(self._ids, ids).clip(0, len(self._ids) - 1)
         true = np.einsum("qd,qkd->qk", self._queries[key[0]], self._faces[at])
-        scores = np.array(line.get("scores", true))
-        return bool(
-            (self._ids[at] == ids).all()
-            and all(len(set(row)) == TOP for row in ids.tolist())
-            and (np.abs(scores - true) < TOLERANCE).all()
-            and (np.abs(scores - self._known[key]) < TOLERANCE).all()
-        )
+        real = (self._ids[at] == ids).all() and all(len(set(row)) == TOP for row in ids.tolist())
+        if not real or (np.abs(np.array(line.get("scores", true)) - true) > TOLERANCE).any():
+            return "wrong"
+        known = self._changed[at] <= line["revision"]
+        for row, old, best in zip(true, known, self._known[key], strict=True):
+            listed = np.sort(row[old])[::-1]
+            if (np.abs(listed - best[: len(listed)]) > TOLERANCE).any():
+                return "wrong"
+            left_out = best[len(listed) : len(listed) + 1]  # the best that is not in the answer
+            if (left_out > row.min() + TOLERANCE).any():
+                return "wrong"
+        return "right" if known.all() else "newer"
 
     def judged(self, asker: Asker, until: float) -> Told:
         """What an asker was told from its begin `until` then."""
         lines = [line for line in asker.said() if line["ended"] >= asker.began]
         answers = [line for line in lines if "ids" in line]
-        verdicts = [self.right(line) for line in answers]
-        good = [line for line, right in zip(answers, verdicts, strict=True) if right]
+        verdicts = [self.verdict(line) for line in answers]
+        good = [line for line, one in zip(answers, verdicts, strict=True) if one != "wrong"]
         ends = [asker.began, *(line["ended"] for line in good), until]
         took = [line["ended"] - line["began"] for line in good] or [0.0]
         failed = [line for line in lines if "error" in line]
-        bad = [line for line, right in zip(answers, verdicts, strict=True) if not right]
+        bad = [line for line, one in zip(answers, verdicts, strict=True) if one == "wrong"]
         return Told(
             asked=len(lines),
             right=len(good),
+            newer=verdicts.count("newer"),
             wrong=len(bad),
             errors=dict(Counter(line["error"] for line in failed)),
             words={line["error"]: line["said"] for line in failed},

@@ -36,7 +36,7 @@ SETTLE_S = 180.0
 SETTINGS = {
     "QUERYCOORD_AUTOBALANCE": "true",
     "QUERYCOORD_BALANCEINTERVALSECONDS": "10",
-    "DATACOORD_SEGMENT_MAXSIZE": "2",  # MiB: a dozen segments
+    "DATACOORD_SEGMENT_MAXSIZE": "2",  # MiB: several segments
 }
 """A node that comes back gets its share of the faces, and can be killed once more."""
 
@@ -67,7 +67,13 @@ def _killed(
 ) -> dict[str, Any]:
     kinds = {"default": (), "hasty": ("--timeout", "2"), "raw": ("--raw",)}
     askers = {
-        name: Asker(library, queries, library / f"{name}.jsonl", options, cluster.command)
+        name: Asker(
+            library,
+            queries,
+            library.with_name(f"{library.name}-{name}.jsonl"),
+            options,
+            cluster.command,
+        )
         for name, options in kinds.items()
     }
     began = time.monotonic()

@@ -132,7 +132,9 @@ def scene(site: Site, name: str, folder: Path) -> Iterator[Scene]:
     (site.home / f"{name}-server").mkdir(exist_ok=True)
     with Milvus(site.home / f"{name}-server") as server:
         askers = {
-            kind: Asker(library, site.queries, library / f"{kind}.jsonl", options, server.command)
+            kind: Asker(
+                library, site.queries, site.home / f"{name}-{kind}.jsonl", options, server.command
+            )
             for kind, options in (("default", ()), ("hasty", ("--timeout", "2")))
         }
         made = Scene(server, library, askers)
@@ -155,7 +157,7 @@ def ingested(at: Scene, folder: Path, fault: Callable[[], None]) -> dict[str, An
     """Ingest a folder in a process of its own; `fault` happens when a quarter is recorded."""
     before, photos = at.recorded(), len(list(folder.iterdir()))
     began = time.monotonic()
-    with (at.library / "ingest.stderr").open("w+") as said:
+    with at.library.with_suffix(".stderr").open("w+") as said:
         process = subprocess.Popen(
             at.command("--json", "ingest", folder),
             stdout=subprocess.PIPE,
@@ -206,7 +208,7 @@ def outcome(at: Scene, site: Site, until: float) -> dict[str, Any]:
     }
 
 
-def killed(site: Site, kills: int = 4) -> dict[str, Any]:
+def killed(site: Site, kills: int = 3) -> dict[str, Any]:
     """SIGKILL during an ingestion, then several times while it is only asked."""
     first, rest = parts(site, "killed")
     with scene(site, "killed", first) as at:
@@ -314,20 +316,22 @@ def main() -> None:
     found = postgres.binaries()
     if found is None:
         sys.exit("no Postgres here")
+    at_first = record.header()  # the record of the first drill is a change before the second
     databases = postgres.Server(found)
     databases.create()
     try:
-        for name in options.drills:
-            head = record.header()
-            head["versions"] |= {p: version(p) for p in ("milvus", "pymilvus")}
-            with tempfile.TemporaryDirectory(prefix="facesearch-drill-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="facesearch-drill-") as scratch:
+            home, site = Path(scratch), None
+            for name in options.drills:
                 print(name, flush=True)
+                head = record.header() | {"uncommitted_changes": at_first["uncommitted_changes"]}
+                head["versions"] |= {p: version(p) for p in ("milvus", "pymilvus")}
                 if name == "cluster":  # of generated faces
-                    result = cluster_drill.drill(Path(scratch), databases.database, options.kills)
+                    result = cluster_drill.drill(home, databases.database, options.kills)
                 else:
-                    result = drills[name](prepared(Path(scratch), chosen, databases.database))
-                    result["photos"] = options.photos
-            _keep(options.name, name, head | result)
+                    site = site or prepared(home, chosen, databases.database)
+                    result = {"photos": len(chosen), **drills[name](site)}
+                _keep(options.name, name, head | result)
     finally:
         databases.remove()
 

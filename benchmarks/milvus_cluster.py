@@ -4,10 +4,13 @@
     with Milvus(home, query_nodes=2) as cluster:  # rootcoord, datacoord, querycoord, proxy, ...
 
 Programs that are to reach it run in its network, too (`command`), where it is `URL`: real TCP, and
-packets that can be dropped. A cluster needs three servers more, which are found on PATH: `etcd`
-(Debian: etcd-server), `noida-db` 0.2.3 as Kafka and `moto_server` (`moto[server]` 5.2.5) as S3; the
-two from PyPI live best in an environment of their own, since moto asks for a newer botocore than
-s3fs takes. Everything dies with whoever made it. As root.
+packets that can be dropped. Everything dies with whoever made it. As root, with iproute2, nftables
+and `milvus==2.3.5`. A cluster needs three servers more: etcd, one that speaks Kafka, one for S3.
+The last two need an environment of their own: moto asks for a newer botocore than s3fs does.
+
+    apt-get install etcd-server nftables
+    python -m venv servers && servers/bin/pip install noida-db==0.2.3 'moto[server]==5.2.5'
+    export DRILL_SERVERS=$PWD/servers/bin
 """
 
 from __future__ import annotations
@@ -195,7 +198,7 @@ class Milvus:
         path = beside["PATH"]
         missing = [p for p in ("etcd", "noida-db", "moto_server") if not shutil.which(p, path=path)]
         if missing:
-            raise RuntimeError(f"not on PATH: {', '.join(missing)} (see {__name__})")
+            raise RuntimeError(f"not here: {', '.join(missing)} (see {__name__})")
         etcd = ["etcd", "--data-dir", str(self.home / "etcd"), "--unsafe-no-fsync"]
         self._run("etcd", etcd, beside)
         kafka = [

@@ -25,8 +25,9 @@ def project() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def lock() -> dict[str, str]:
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if not line.startswith("#")]
-    return {name: version for name, version in pins}
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(str(pin.specifier).startswith("==") for pin in pins)
+    return {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
 
 
 def test_the_lock_has_everything_declared(project: dict[str, Any], lock: dict[str, str]) -> None:
@@ -38,6 +39,15 @@ def test_the_lock_has_everything_declared(project: dict[str, Any], lock: dict[st
 def test_the_lock_fits_every_platform_and_leaves_benchmarks_out(lock: dict[str, str]) -> None:
     assert "+" not in lock["torch"]  # "+cpu" exists on one index and for some platforms only
     assert not {"onnx", "onnxruntime", "triton"} & set(lock)
+
+
+def test_the_lock_asks_for_a_package_only_where_there_is_one(project: dict[str, Any]) -> None:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    locked = {r.name: r.marker for r in map(Requirement, (x for x in lines if x[0] != "#"))}
+    declared = map(Requirement, project["dependency-groups"]["dev"])
+    marked = {r.name: r.marker for r in declared if r.marker}
+    assert marked == {name: marker for name, marker in locked.items() if marker}
+    assert set(marked) == {"milvus"}
 
 
 def test_every_bundled_model_is_noticed() -> None:

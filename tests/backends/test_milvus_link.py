@@ -29,6 +29,7 @@ DELEGATOR = (
         (65535, DELEGATOR, BackendUnreachableError),
         (65535, "Broker: Message size too large", BackendError),
         (100, "can't find collection", MovedError),
+        (100, "collection not loaded: collection not found", BackendUnreachableError),
     ],
 )
 def test_what_passes_and_what_does_not(code: int, message: str, expected: type[Exception]) -> None:

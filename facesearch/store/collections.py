@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from facesearch.errors import ContractError, ModelChangedError, NotFoundError, UsageError
 from facesearch.store.database import Database, insert_new
@@ -35,6 +36,19 @@ class Collection:
     revision: int
     vectors: int = 0
     aside: bool = False
+
+
+def of(collection: Collection, column: InstrumentedAttribute[int]) -> ColumnElement[bool]:
+    """Condition that rows which are looked up by some ids are of a collection.
+
+    The sum keeps SQLite from looking for the collection instead: it has no statistics, and would
+    read every row of the collection by the index of this column rather than look up twenty ids.
+
+    Args:
+        collection: the collection.
+        column: `collection_id` of the table.
+    """
+    return column + 0 == collection.id
 
 
 def ensure(database: Database, name: str, contract: ModelContract) -> Collection:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from facesearch.store import vectors
-from facesearch.store.collections import Collection, require_unchanged
+from facesearch.store.collections import Collection, of, require_unchanged
 from facesearch.store.database import Database
 from facesearch.store.tables import CollectionRow, FaceRow, RemovalRow
 from facesearch.values import I64, Changes, FaceRows
@@ -184,12 +184,14 @@ def enrolled(
         identity_ids: distinct; count only these. None for all.
     """
     query = select(func.count(FaceRow.identity_id.distinct()), func.count()).where(
-        FaceRow.collection_id == collection.id, FaceRow.identity_id.is_not(None)
+        FaceRow.identity_id.is_not(None)
     )
     people = faces = 0
     with database.read() as connection:
         if identity_ids is None:
-            people, faces = connection.execute(query).one()
+            everybody = query.where(FaceRow.collection_id == collection.id)
+            people, faces = connection.execute(everybody).one()
+        query = query.where(of(collection, FaceRow.collection_id))
         for start in range(0, len(identity_ids or ()), _LOOKUP):
             some = (identity_ids or ())[start : start + _LOOKUP]
             found = connection.execute(query.where(FaceRow.identity_id.in_(some))).one()
@@ -201,7 +203,7 @@ def owners(database: Database, collection: Collection, face_ids: Sequence[int]) 
     """Whose those of the faces are that exist: int64 identity ids, 0 for nobody's."""
     found: list[int] = []
     query = select(func.coalesce(FaceRow.identity_id, 0)).where(
-        FaceRow.collection_id == collection.id
+        of(collection, FaceRow.collection_id)
     )
     with database.read() as connection:
         for start in range(0, len(face_ids), _LOOKUP):
@@ -217,7 +219,7 @@ def _chosen(
     ids: Sequence[int],
 ) -> FaceRows:
     rows: list[Row[int, int | None, bytes]] = []
-    query = vectors.faces(collection).where(FaceRow.collection_id == collection.id)
+    query = vectors.faces(collection).where(of(collection, FaceRow.collection_id))
     with database.read() as connection:
         require_unchanged(connection, collection)
         for start in range(0, len(ids), _LOOKUP):

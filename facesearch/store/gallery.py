@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from facesearch.errors import NotFoundError, UsageError
-from facesearch.store.collections import Collection, bump
+from facesearch.store.collections import Collection, bump, of
 from facesearch.store.database import Database
 from facesearch.store.ledger import ERASED, FAILED, by_paths
 from facesearch.store.paths import from_text
@@ -223,7 +223,8 @@ def listing(
 ) -> list[Identity]:
     """The identities whose metadata has every key and value of `where`, by name."""
     with database.read() as connection:
-        return _identities(connection, collection, *_metadata(where or {}))
+        mine = IdentityRow.collection_id == collection.id
+        return _identities(connection, mine, *_metadata(where or {}))
 
 
 def ids_where(
@@ -254,7 +255,8 @@ def find(database: Database, collection: Collection, key: str) -> Identity:
     )
     with database.read() as connection:
         for condition in conditions:
-            people = _identities(connection, collection, condition)
+            mine = IdentityRow.collection_id == collection.id
+            people = _identities(connection, mine, condition)
             if len(people) > 1:
                 numbers = ", ".join(f"#{person.id}" for person in people)
                 raise UsageError(f"several identities are named '{key}': choose one of {numbers}")
@@ -311,7 +313,8 @@ def identities_by_id(
     if not wanted:
         return {}
     with database.read() as connection:
-        return {p.id: p for p in _identities(connection, collection, IdentityRow.id.in_(wanted))}
+        mine = of(collection, IdentityRow.collection_id)
+        return {p.id: p for p in _identities(connection, mine, IdentityRow.id.in_(wanted))}
 
 
 def change(
@@ -438,9 +441,7 @@ def _metadata(where: Mapping[str, JSONValue]) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _identities(
-    connection: Connection, collection: Collection, *conditions: ColumnElement[bool]
-) -> list[Identity]:
+def _identities(connection: Connection, *conditions: ColumnElement[bool]) -> list[Identity]:
     faces = (
         select(func.count())
         .where(FaceRow.identity_id == IdentityRow.id)
@@ -450,7 +451,7 @@ def _identities(
     rows = connection.execute(
         select(
             IdentityRow.id, IdentityRow.name, IdentityRow.external_id, IdentityRow.details, faces
-        ).where(IdentityRow.collection_id == collection.id, *conditions)
+        ).where(*conditions)
     )
     people = [Identity(id_, name, external, details, n) for id_, name, external, details, n in rows]
     # sorted here: to save sorting, SQLite would walk the names of the whole collection

@@ -35,6 +35,7 @@ from tests.index.made import people, units
 from tests.test_indexing import photo
 
 PEOPLE, STRANGERS, THRESHOLD = 500, 150, 0.4
+RECIPES = Path(__file__).parents[2] / "indexes"
 SERVERS = ["pgvector", "milvus-lite"]
 
 
@@ -189,7 +190,7 @@ class TestLimits:
         given = site.open(), library.database, library.collection, 0.5, Target()
         with pytest.raises(UsageError, match="no index recipe 'scan': use auto, exact, hnsw"):
             tuned(*given, ["scan"])
-        text = Path("indexes/ivf-pq.toml").read_text()
+        text = (RECIPES / "ivf-pq.toml").read_text()
         (tmp_path / "own.toml").write_text(text)
         with pytest.raises(UsageError, match="does not build"):
             tuned(*given, [str(tmp_path / "own.toml")])

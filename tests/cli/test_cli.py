@@ -151,9 +151,15 @@ def test_partial_failure_is_exit_code_3(run: Run, library: Path, tmp_path: Path)
     ],
 )
 def test_mistakes_are_one_line_and_a_code(
-    run: Run, library: Path, tmp_path: Path, args: list[str], code: int, message: str
+    run: Run,
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    code: int,
+    message: str,
 ) -> None:
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "x.jpg").touch()
     found, out, err = run("--library", library, *args)
     assert (found, out) == (code, "")

@@ -161,6 +161,8 @@ class Link:
             yield
         except MilvusException as err:
             said = " ".join(str(err.message).partition("stack trace:")[0].split())[:300]
+            if isinstance(err, (ParamError, ConnectionConfigException)):
+                raise BackendError(f"{self.where}: {said}") from err
             if err.code in _TRANSIENT or any(words in said.lower() for words in _PASSING):
                 if err.code == 2:
                     self.close()
@@ -171,8 +173,6 @@ class Link:
                 raise MovedError(
                     f"{self.where}: was built anew meanwhile; run the command again"
                 ) from err
-            if isinstance(err, (ParamError, ConnectionConfigException)):
-                raise BackendError(f"{self.where}: {said}") from err
             raise BackendError(f"{self.where}: Milvus failed: {said}") from err
         except (grpc.RpcError, grpc.FutureTimeoutError) as err:
             raise BackendUnreachableError(
